@@ -1,0 +1,51 @@
+package tunlb
+
+import (
+	"golang.org/x/time/rate"
+
+	"github.com/tunlb/tunlb/stack/packet"
+)
+
+// icmpPerSecond and icmpBurst bound the errors that tunlb originates (RFC 1812, 4.3.2.8), with the
+// rate that Linux uses.
+const (
+	icmpPerSecond = 1000
+	icmpBurst     = 100
+)
+
+// newICMPLimit makes the limiter that all lanes share.
+func newICMPLimit() *rate.Limiter { return rate.NewLimiter(icmpPerSecond, icmpBurst) }
+
+// reject tells the sender of a dropped packet why, for those reasons of which a router or the VIP
+// has to tell. The packet is still as it came.
+func (l *lane) reject(v *packet.View, r packet.Reason) {
+	var kind packet.ErrorKind
+	own, mtu := l.own(v.Tuple.Dst), 0
+	switch r {
+	case packet.NoServer:
+		// As IPVS does, for TCP too, and from the VIP: the client is refused at once.
+		kind, own = packet.PortUnreachable, packet.Addr(v.Tuple.Dst)
+	case packet.TTLExceeded:
+		kind = packet.TimeExceeded
+	case packet.NoRoute:
+		kind = packet.NetUnreachable
+	case packet.TooBig:
+		kind, mtu = packet.FragmentationNeeded, l.engine.lanes[l.out.port].mtu
+	default:
+		return
+	}
+	if !own.IsValid() {
+		return // the port has no address of this family to speak from
+	}
+	frame := packet.AppendError(l.answer[:0], v, kind, own.As16(), mtu)
+	if frame == nil {
+		return
+	}
+	if !l.engine.limit.Allow() {
+		l.engine.drop(packet.RateLimited)
+		return
+	}
+	if r := l.write(frame); r != packet.None {
+		l.engine.drop(r)
+	}
+}

@@ -1,0 +1,261 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// check finds the contradictions between values that are right each by itself. What could not be read is zero and skipped.
+func (d *decoder) check() {
+	d.checkPortNames()
+	d.checkPortAddresses()
+	d.checkPortRoutes()
+	d.checkServiceNames()
+	d.checkListen()
+	routers, vips := d.routers(), d.vips()
+	for i := range d.services {
+		d.checkServers(&d.services[i], routers, vips)
+	}
+	d.checkGateways(vips)
+	d.checkReach()
+}
+
+func (d *decoder) checkPortNames() {
+	type device struct{ netns, name string }
+	first := make(map[device]pos)
+	for _, p := range d.ports {
+		at, known := first[device{p.NetNS, p.Name}]
+		if !known {
+			first[device{p.NetNS, p.Name}] = p.nameAt
+			continue
+		}
+		d.doubled(p.nameAt, fmt.Sprintf("port name %q", p.Name), at, "write another name")
+	}
+}
+
+// checkPortAddresses compares every port with those before it.
+func (d *decoder) checkPortAddresses() {
+	for i, p := range d.ports {
+		for j, a := range p.Addresses {
+			for k, earlier := range p.Addresses[:j] {
+				if a.Addr() == earlier.Addr() {
+					d.doubled(p.addressAt[j], fmt.Sprintf("address %s", a), p.addressAt[k], "write it once")
+				}
+			}
+			for _, other := range d.ports[:i] {
+				d.checkOverlap(a, p.addressAt[j], other)
+			}
+		}
+	}
+}
+
+func (d *decoder) checkOverlap(a netip.Prefix, at pos, other port) {
+	for k, b := range other.Addresses {
+		if a.Overlaps(b) {
+			d.fail(at, fmt.Sprintf("address %s overlaps %s of port %q in line %d", a, b, other.Name, other.addressAt[k].line),
+				"tunlb could not tell which link a host is on", "write prefixes that have no address in common")
+			return
+		}
+	}
+}
+
+// checkPortRoutes finds prefixes that would lead to two ports.
+func (d *decoder) checkPortRoutes() {
+	type owner struct {
+		port int
+		at   pos
+	}
+	first := make(map[netip.Prefix]owner)
+	for i, p := range d.ports {
+		for j, r := range p.Routes {
+			at, implied := p.at, len(p.routeAt) == 0
+			if !implied {
+				at = p.routeAt[j]
+			}
+			o, known := first[r]
+			switch {
+			case !known:
+				first[r] = owner{i, at}
+				continue
+			case implied:
+				d.fail(at, fmt.Sprintf("port %q has no routes", p.Name),
+					fmt.Sprintf("the default %s is the one of port %q in line %d already", r, d.ports[o.port].Name, o.at.line), "write routes: [...] with what is behind this port")
+			default:
+				d.doubled(at, fmt.Sprintf("route %s", r), o.at, "write it once")
+			}
+			if implied {
+				break // one error is enough for both families
+			}
+		}
+	}
+}
+
+func (d *decoder) checkServiceNames() {
+	first := make(map[string]*service)
+	for i := range d.services {
+		s := &d.services[i]
+		switch f := first[s.Name]; {
+		case s.Name == "":
+		case f == nil:
+			first[s.Name] = s
+		case f.implied && s.implied: // checkListen has it
+		default:
+			d.doubled(s.nameAt, "service name "+quote(s.Name), f.nameAt, "write another name")
+		}
+	}
+}
+
+func (d *decoder) checkListen() {
+	routers := d.routers()
+	first := make(map[string]pos)
+	for i := range d.services {
+		s := &d.services[i]
+		if !s.Listen.IsValid() {
+			continue
+		}
+		if at, known := first[s.listenText()]; known {
+			d.doubled(s.listenAt, "service "+s.listenText(), at, "write the servers of both under one")
+		} else {
+			first[s.listenText()] = s.listenAt
+		}
+		if p, own := routers[s.Listen.Addr()]; own {
+			d.fail(s.listenAt, fmt.Sprintf("VIP %s is a router address of port %q", s.Listen.Addr(), p), "tunlb needs that one for itself", "write another VIP")
+		}
+	}
+}
+
+// routers has the name of the port for each of tunlb's own addresses.
+func (d *decoder) routers() map[netip.Addr]string {
+	m := make(map[netip.Addr]string)
+	for _, p := range d.ports {
+		for _, a := range p.Router {
+			m[a] = p.Name
+		}
+	}
+	return m
+}
+
+// vips has the services of each VIP.
+func (d *decoder) vips() map[netip.Addr][]*service {
+	m := make(map[netip.Addr][]*service)
+	for i := range d.services {
+		if s := &d.services[i]; s.Listen.IsValid() {
+			m[s.Listen.Addr()] = append(m[s.Listen.Addr()], s)
+		}
+	}
+	return m
+}
+
+func (d *decoder) checkServers(s *service, routers map[netip.Addr]string, vips map[netip.Addr][]*service) {
+	names := make(map[string]pos)
+	addresses := make(map[netip.AddrPort]pos)
+	for i, server := range s.Servers {
+		at := s.serverAt[i]
+		if first, known := names[server.Name]; known {
+			d.doubled(at.name, "server name "+quote(server.Name), first, "write another name")
+		} else {
+			names[server.Name] = at.name
+		}
+		if !server.Address.IsValid() {
+			continue
+		}
+		if first, known := addresses[server.Address]; known && s.Listen.IsValid() {
+			d.doubled(at.address, fmt.Sprintf("server %s", server.Address), first, "write it once, with a higher weight")
+			continue
+		}
+		addresses[server.Address] = at.address
+		d.checkServer(s, server.Address.Addr(), at.address, routers, vips)
+	}
+}
+
+func (d *decoder) checkServer(s *service, a netip.Addr, at pos, routers map[netip.Addr]string, vips map[netip.Addr][]*service) {
+	vip := s.Listen.Addr()
+	if vip.IsValid() && vip.Is4() != a.Is4() {
+		d.fail(at, fmt.Sprintf("server %s of the %s service %s", a, family(vip), s.Listen), "addresses are translated within one family only", "write an "+family(vip)+" address")
+		return
+	}
+	if p, own := routers[a]; own {
+		d.fail(at, fmt.Sprintf("server %s is a router address of port %q", a, p), "that is tunlb itself", "write the address of the server")
+	}
+	if of := vips[a]; len(of) > 0 {
+		d.fail(at, fmt.Sprintf("server %s is the VIP in line %d", a, of[0].listenAt.line), "its packets would come back to tunlb in a loop", "write the server's own address")
+	}
+}
+
+func (d *decoder) checkGateways(vips map[netip.Addr][]*service) {
+	inside := make(map[netip.Prefix]pos)
+	for _, g := range d.gateways {
+		if at, known := inside[g.Inside]; known && g.Inside.IsValid() {
+			d.doubled(g.insideAt, fmt.Sprintf("inside network %s", g.Inside), at, "write it once")
+		} else {
+			inside[g.Inside] = g.insideAt
+		}
+		if g.Inside.IsValid() && g.Masquerade.IsValid() {
+			d.checkMasquerade(g)
+		}
+		for _, s := range vips[g.Masquerade] {
+			if p := s.Listen.Port(); p >= g.FirstPort && p <= g.LastPort {
+				d.fail(g.masqueradeAt, fmt.Sprintf("masquerade %s is the VIP of %s in line %d", g.Masquerade, s.listenText(), s.listenAt.line),
+					fmt.Sprintf("port %d is one of the gateway's ports %d-%d", p, g.FirstPort, g.LastPort), "write ports: that have no service")
+				break
+			}
+		}
+	}
+}
+
+func (d *decoder) checkMasquerade(g gateway) {
+	switch in := g.Inside.Addr(); {
+	case in.Is4() != g.Masquerade.Is4():
+		d.fail(g.masqueradeAt, fmt.Sprintf("masquerade %s for the %s network %s", g.Masquerade, family(in), g.Inside),
+			"addresses are translated within one family only", "write an "+family(in)+" address")
+	case g.Inside.Contains(g.Masquerade):
+		d.fail(g.masqueradeAt, fmt.Sprintf("masquerade %s is in the inside network %s", g.Masquerade, g.Inside),
+			"answers to it would not leave the inside", "write an address of tunlb that is outside")
+	}
+}
+
+// checkReach finds servers and VIPs that no port leads to. A port with default routes leads everywhere.
+func (d *decoder) checkReach() {
+	if d.badPorts {
+		return
+	}
+	routes := make(routeSet)
+	for _, p := range d.ports {
+		routes.add(p.Prefixes())
+	}
+	for _, s := range d.services {
+		if a := s.Listen.Addr(); a.IsValid() && !routes.contains(a) {
+			d.noRoute(s.listenAt, "VIP", a)
+		}
+		for i, server := range s.Servers {
+			if a := server.Address.Addr(); a.IsValid() && !routes.contains(a) {
+				d.noRoute(s.serverAt[i].address, "server", a)
+			}
+		}
+	}
+}
+
+func (d *decoder) noRoute(at pos, what string, a netip.Addr) {
+	d.fail(at, fmt.Sprintf("no route to the %s %s", what, a), "no port has a prefix with it", fmt.Sprintf("add %s/%d to the routes of the port that leads there", a, a.BitLen()))
+}
+
+// routeSet has prefixes by length and so answers in as many look-ups as there are lengths.
+type routeSet map[int]map[netip.Prefix]bool
+
+func (s routeSet) add(prefixes []netip.Prefix) {
+	for _, p := range prefixes {
+		if s[p.Bits()] == nil {
+			s[p.Bits()] = make(map[netip.Prefix]bool)
+		}
+		s[p.Bits()][p] = true
+	}
+}
+
+func (s routeSet) contains(a netip.Addr) bool {
+	for bits, prefixes := range s {
+		if p, err := a.Prefix(bits); err == nil && prefixes[p] {
+			return true
+		}
+	}
+	return false
+}

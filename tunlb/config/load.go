@@ -1,0 +1,54 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+)
+
+// maxSize bounds the file: some sixty thousand servers. The parser takes about fifty bytes of memory per byte of YAML.
+const maxSize = 4 << 20
+
+// Load reads and parses the file at path. The error is of type Errors if the file could be read.
+func Load(path string) (*Config, error) {
+	data, err := read(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w; %s", err, nextCommand(path, err))
+	}
+	return Parse(path, data)
+}
+
+// read gives the file up to one byte more than Parse accepts, so that a device without an end is refused, too.
+func read(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxSize+1))
+}
+
+func nextCommand(path string, err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "name the file: tunlb check FILE"
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Sprintf("see who may read it: ls -l %s", path)
+	}
+	return fmt.Sprintf("see what it is: ls -ld %s", path)
+}
+
+// Parse decodes and validates data; name stands for it in the errors. The error is of type Errors.
+func Parse(name string, data []byte) (*Config, error) {
+	d := &decoder{reporter: reporter{file: name}}
+	if root := d.parse(data); root != nil {
+		d.document(root)
+		d.check()
+	}
+	if len(d.errs) > 0 {
+		return nil, d.errs.sorted()
+	}
+	return d.config(), nil
+}

@@ -1,0 +1,244 @@
+package config
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tunlb/tunlb/policy"
+)
+
+var (
+	ap  = netip.MustParseAddrPort
+	adr = netip.MustParseAddr
+	pfx = netip.MustParsePrefix
+)
+
+// compareNetip lets cmp look at addresses, whose fields are not exported.
+var compareNetip = cmp.Options{
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+}
+
+// base is what a file gets that has nothing but the service web.
+func base() *Config {
+	return &Config{
+		Ports: []Port{{
+			Name: "tunlb0", Type: "tun",
+			Addresses: []netip.Prefix{pfx("10.255.0.1/30"), pfx("fd00:7474::1/126")},
+			Router:    []netip.Addr{adr("10.255.0.2"), adr("fd00:7474::2")},
+			Routes:    []netip.Prefix{pfx("0.0.0.0/0"), pfx("::/0")},
+			MTU:       1500, Offload: "auto",
+		}},
+		Services: []policy.Spec{{
+			Name: "web", Listen: ap("203.0.113.22:80"), Proto: policy.TCP, Mode: policy.NAT, Scheduler: "wlc",
+			Servers: []policy.ServerSpec{{Name: "rs1", Address: ap("192.168.0.10:80"), Weight: 1}},
+		}},
+		Control:  Control{Mode: 0o600},
+		Flows:    Flows{Max: 1_000_000},
+		Timeouts: DefaultTimeouts(),
+	}
+}
+
+const web = "services: [{name: web, listen: 203.0.113.22:80, servers: [192.168.0.10]}]\n"
+
+func TestParseAccepts(t *testing.T) {
+	tests := []struct {
+		name, yaml string
+		change     func(*Config) // from base
+	}{
+		{"defaults", web, func(*Config) {}},
+		{"byte order mark", "\ufeff" + web, func(*Config) {}},
+		{"directive and document end", "%YAML 1.2\n---\n" + web + "...\n", func(*Config) {}},
+		{"windows line ends", strings.ReplaceAll("control:\n  mode: 0660\n"+web, "\n", "\r\n"), func(c *Config) { c.Control.Mode = 0o660 }},
+		{"json", `{"services": [{"name": "web", "listen": "203.0.113.22:80", "servers": ["192.168.0.10"]}]}`, func(*Config) {}},
+		{"control", "control: {socket: /run//tunlb.sock, mode: \"0660\"}\n" + web, func(c *Config) { c.Control = Control{"/run/tunlb.sock", 0o660} }},
+		{"flows", "flows: {max: 2_000_000}\n" + web, func(c *Config) { c.Flows.Max = 2_000_000 }},
+		{"timeouts", "timeouts: {established: 1h30m, syn_ack: 500ms}\n" + web, func(c *Config) {
+			c.Timeouts.Established, c.Timeouts.SynAck = 90*time.Minute, 500*time.Millisecond
+		}},
+		{"service names by default", "services: [{listen: 203.0.113.22:80, servers: [192.168.0.10]}, {listen: '[2001:db8::22]:53/udp', servers: ['2001:db8::10', '[2001:db8::10]:5353']}]",
+			func(c *Config) {
+				c.Services[0].Name = "203.0.113.22:80/tcp"
+				c.Services = append(c.Services, policy.Spec{
+					Name: "[2001:db8::22]:53/udp", Listen: ap("[2001:db8::22]:53"), Proto: policy.UDP, Scheduler: "wlc",
+					Servers: []policy.ServerSpec{{Name: "rs1", Address: ap("[2001:db8::10]:53"), Weight: 1}, {Name: "rs2", Address: ap("[2001:db8::10]:5353"), Weight: 1}},
+				})
+			}},
+		{"colons in a list in braces", "services: [{name: web, listen: 203.0.113.22:80, servers: [192.168.0.10:80, 192.168.0.11:8080 ]}]\nports: [{addresses: [10.255.0.1/30, fd00:7474::1/126], routes: [0.0.0.0/0, ::/0]}]",
+			func(c *Config) {
+				c.Services[0].Servers = append(c.Services[0].Servers, policy.ServerSpec{Name: "rs2", Address: ap("192.168.0.11:8080"), Weight: 1})
+			}},
+		{"mode, scheduler, weights", "services:\n- name: web\n  listen: 203.0.113.22:80/tcp\n  mode: fullnat\n  scheduler: rr\n  servers:\n  - {name: a, address: 192.168.0.10:80, weight: 0}\n  - address: 192.168.0.11:81\n    weight: 65535\n",
+			func(c *Config) {
+				s := &c.Services[0]
+				s.Mode, s.Scheduler = policy.FullNAT, "rr"
+				s.Servers = []policy.ServerSpec{{Name: "a", Address: ap("192.168.0.10:80")}, {Name: "rs2", Address: ap("192.168.0.11:81"), Weight: 65535}}
+			}},
+		{"service without servers on purpose", "services: [{name: web, listen: 203.0.113.22:80, servers: []}]", func(c *Config) { c.Services[0].Servers = nil }},
+		{"tcp and udp on one VIP and port", "services:\n- {name: web, listen: 203.0.113.22:80, servers: [192.168.0.10]}\n- {name: h3, listen: 203.0.113.22:80/udp, servers: [192.168.0.10]}",
+			func(c *Config) {
+				h3 := c.Services[0]
+				h3.Name, h3.Proto = "h3", policy.UDP
+				c.Services = append(c.Services, h3)
+			}},
+		{"gateway only", "gateway: [{inside: 192.168.0.0/24, masquerade: 198.51.100.1}]", func(c *Config) {
+			c.Services = nil
+			c.Gateways = []Gateway{{pfx("192.168.0.0/24"), adr("198.51.100.1"), 61000, 65535}}
+		}},
+		{"gateway that masquerades as a VIP with other ports", web + "gateway: [{inside: 192.168.0.0/24, masquerade: 203.0.113.22, ports: 81-90}]", func(c *Config) {
+			c.Gateways = []Gateway{{pfx("192.168.0.0/24"), adr("203.0.113.22"), 81, 90}}
+		}},
+		{"port", web + "ports: [{name: lb0, type: tun, addresses: [10.0.0.2/31], routes: [192.168.0.0/24, 203.0.113.22/32], mtu: 9000, offload: off}]", func(c *Config) {
+			c.Ports = []Port{{Name: "lb0", Type: "tun", Addresses: []netip.Prefix{pfx("10.0.0.2/31")}, Router: []netip.Addr{adr("10.0.0.3")},
+				Routes: []netip.Prefix{pfx("192.168.0.0/24"), pfx("203.0.113.22/32")}, MTU: 9000, Offload: "off"}}
+		}},
+		{"virtual router", web + `ports:
+  - {netns: client, addresses: [203.0.113.7/24], router: [203.0.113.1]}
+  - {name: tunlb0, netns: /run//netns/servers, addresses: [192.168.0.1/24, "fd00::2/127"], router: [192.168.0.100], mtu: 1280}
+`, func(c *Config) {
+			c.Ports = []Port{
+				{Name: "tunlb1", Type: "tun", NetNS: "/run/netns/client", Addresses: []netip.Prefix{pfx("203.0.113.7/24")}, Router: []netip.Addr{adr("203.0.113.1")}, MTU: 1500, Offload: "auto"},
+				{Name: "tunlb0", Type: "tun", NetNS: "/run/netns/servers", Addresses: []netip.Prefix{pfx("192.168.0.1/24"), pfx("fd00::2/127")},
+					Router: []netip.Addr{adr("192.168.0.100"), adr("fd00::3")}, MTU: 1280, Offload: "auto"},
+			}
+		}},
+		{"anchors, aliases and merge keys", `services:
+  - &web
+    name: web
+    listen: 203.0.113.22:80
+    servers: &pool
+      - &rs1 {name: rs1, address: 192.168.0.10:80}
+  - <<: *web
+    name: alt
+    listen: 203.0.113.22:8080
+  - {<<: [{scheduler: rr}, *web], name: third, listen: 203.0.113.22:81, servers: [{<<: *rs1, weight: 5}]}
+  - {name: fourth, listen: 203.0.113.22:82, servers: *pool}
+`, func(c *Config) {
+			web := c.Services[0]
+			alt, third, fourth := web, web, web
+			alt.Name, alt.Listen = "alt", ap("203.0.113.22:8080")
+			third.Name, third.Listen, third.Scheduler = "third", ap("203.0.113.22:81"), "rr"
+			third.Servers = []policy.ServerSpec{{Name: "rs1", Address: ap("192.168.0.10:80"), Weight: 5}}
+			fourth.Name, fourth.Listen = "fourth", ap("203.0.113.22:82")
+			c.Services = []policy.Spec{web, alt, third, fourth}
+		}},
+		{"string tag", "ports: [{name: !!str 10, addresses: [10.255.0.1/30, 'fd00:7474::1/126']}]\n" + web, func(c *Config) { c.Ports[0].Name = "10" }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			want := base()
+			tt.change(want)
+			got, err := Parse("x.yaml", []byte(tt.yaml))
+			if err != nil {
+				t.Fatalf("%v\n%s", err, tt.yaml)
+			}
+			if diff := cmp.Diff(want, got, compareNetip); diff != "" {
+				t.Errorf("Parse (-want +got):\n%s\n%s", diff, tt.yaml)
+			}
+		})
+	}
+}
+
+// sample is the documented syntax less the keys of later versions.
+const sample = `ports:
+  - name: tunlb0
+    type: tun                      # tun | tap | packet
+    addresses: [10.255.0.1/30]
+    # netns: /run/netns/client     # open the device in there
+services:
+  - name: web
+    listen: 203.0.113.22:80/tcp    # VIP:port/proto; [2001:db8::22]:80/tcp
+    mode: nat                      # nat | dr | fullnat | tunnel | http
+    scheduler: wrr
+    servers:
+      - {name: rs1, address: 192.168.0.10:8080, weight: 3}
+      - {name: rs2, address: 192.168.0.11:8080}
+gateway:                           # the servers' own outbound traffic; without it: routed by the box as is
+  - {inside: 192.168.0.0/24, masquerade: 198.51.100.1}
+control: {socket: /run/tunlb.sock, mode: "0600"}
+`
+
+func TestParseSample(t *testing.T) {
+	want := base()
+	want.Ports[0].Addresses, want.Ports[0].Router = []netip.Prefix{pfx("10.255.0.1/30")}, []netip.Addr{adr("10.255.0.2")}
+	want.Services[0].Scheduler = "wrr"
+	want.Services[0].Servers = []policy.ServerSpec{
+		{Name: "rs1", Address: ap("192.168.0.10:8080"), Weight: 3},
+		{Name: "rs2", Address: ap("192.168.0.11:8080"), Weight: 1},
+	}
+	want.Gateways = []Gateway{{pfx("192.168.0.0/24"), adr("198.51.100.1"), 61000, 65535}}
+	want.Control.Socket = "/run/tunlb.sock"
+	got, err := Parse("tunlb.yaml", []byte(sample))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got, compareNetip); diff != "" {
+		t.Errorf("Parse (-want +got):\n%s", diff)
+	}
+}
+
+// TestExample holds the example to its comments: what it says to be a default is one.
+func TestExample(t *testing.T) {
+	got, err := Parse("example.yaml", []byte(Example()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := base()
+	if diff := cmp.Diff(want.Ports, got.Ports, compareNetip); diff != "" {
+		t.Errorf("ports are not the default (-want +got):\n%s", diff)
+	}
+	if got.Timeouts != want.Timeouts || got.Flows != want.Flows {
+		t.Errorf("got %+v and %+v, want the defaults %+v and %+v", got.Timeouts, got.Flows, want.Timeouts, want.Flows)
+	}
+}
+
+func TestPortPrefixes(t *testing.T) {
+	p := Port{
+		Addresses: []netip.Prefix{pfx("10.0.0.1/24"), pfx("10.0.0.2/24"), pfx("fd00::1/64")},
+		Routes:    []netip.Prefix{pfx("0.0.0.0/0"), pfx("10.0.0.0/24")},
+	}
+	want := []netip.Prefix{pfx("10.0.0.0/24"), pfx("fd00::/64"), pfx("0.0.0.0/0")}
+	if diff := cmp.Diff(want, p.Prefixes(), compareNetip); diff != "" {
+		t.Errorf("Prefixes (-want +got):\n%s", diff)
+	}
+}
+
+func TestLoad(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "tunlb.yaml")
+	if err := os.WriteFile(file, []byte(sample), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(file); err != nil {
+		t.Errorf("Load: %v", err)
+	}
+
+	missing := filepath.Join(dir, "missing.yaml")
+	_, err := Load(missing)
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), missing) || !strings.Contains(err.Error(), "tunlb check FILE") {
+		t.Errorf("got %v, want the cause, the place and the next command", err)
+	}
+	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "ls -ld") {
+		t.Errorf("Load of a directory: got %v", err)
+	}
+
+	if err := os.WriteFile(file, []byte("ports: 1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Load(file)
+	if errs, ok := errors.AsType[Errors](err); !ok || errs[0].File != file {
+		t.Errorf("got %v, want Errors in %s", err, file)
+	}
+	if e, ok := errors.AsType[*Error](err); !ok || e.Line != 1 {
+		t.Errorf("a single error is not found in %v", err)
+	}
+}

@@ -1,0 +1,209 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Bounds of lists, far above any use: the checks compare every port with every other.
+const (
+	maxPorts     = 256
+	maxAddresses = 16
+	maxRoutes    = 4096
+	maxItems     = 65536
+)
+
+// port is a port with the places of what the checks compare.
+type port struct {
+	Port
+	at, nameAt pos
+	addressAt  []pos // parallel to Addresses
+	routerAt   []pos // parallel to Router
+	routeAt    []pos // parallel to Routes; empty if these are the default
+}
+
+func (d *decoder) decodePorts(n *node) {
+	before := len(d.errs)
+	if n.empty() {
+		d.fail(n.at, `"ports" has no items`, "packets enter and leave by a port", "leave the key out to get the default port tunlb0")
+	}
+	d.items(n, "ports", maxPorts, d.decodePort)
+	d.badPorts = len(d.errs) > before || n.broken
+	d.namePorts()
+}
+
+func (d *decoder) decodePort(n *node) {
+	before := len(d.errs)
+	p := port{at: n.at, nameAt: n.at, Port: Port{Type: "tun", MTU: DefaultMTU, Offload: "auto"}}
+	ok := d.decode(n, "a port", []key{
+		{name: "name", decode: func(n *node) { p.nameAt = n.at; p.Name = d.deviceName(n) }},
+		{name: "type", decode: func(n *node) { d.choice(n, "type", []string{"tun"}, []string{"tap", "packet"}) }},
+		{name: "addresses", decode: func(n *node) { d.decodeAddresses(n, &p) }},
+		{name: "netns", decode: func(n *node) { p.NetNS = d.decodeNetNS(n) }},
+		{name: "router", decode: func(n *node) { d.decodeRouter(n, &p) }},
+		{name: "routes", decode: func(n *node) { d.decodeRoutes(n, &p) }},
+		{name: "mtu", decode: func(n *node) { p.MTU, _ = d.number(n, "mtu", 1280, 65535) }},
+		{name: "offload", decode: func(n *node) { p.Offload, _ = d.choice(n, "offload", []string{"auto", "tcp", "off"}, nil) }},
+		{name: "bridge", later: "a TUN device joins no bridge"},
+		{name: "side", later: "a TUN device carries both sides"},
+		{name: "queues", later: "a port has one queue"},
+		{name: "mac", later: "a TUN device has no MAC address"},
+	})
+	if !ok {
+		return
+	}
+	if n.field("addresses") == nil {
+		d.fail(n.at, "port without addresses", "the kernel needs one on its end of the device", "write addresses: [10.255.0.1/30]")
+	}
+	if p.NetNS == "" && n.field("netns") == nil && n.field("routes") == nil {
+		p.Routes = everything()
+	}
+	if len(d.errs) == before && !n.broken {
+		d.finishRouter(&p)
+	}
+	d.ports = append(d.ports, p)
+}
+
+func (d *decoder) deviceName(n *node) string {
+	const longest = 15 // IFNAMSIZ less the final NUL
+	s, ok := d.str(n, "name")
+	switch {
+	case !ok:
+		return ""
+	case len(s) > longest:
+		d.fail(n.at, fmt.Sprintf("name %s is too long", quote(s)), fmt.Sprintf("a device's name has at most %d bytes", longest), "write a shorter one")
+		return ""
+	case s == "." || s == ".." || strings.ContainsFunc(s, notInDeviceName):
+		d.fail(n.at, fmt.Sprintf("name %s is no device's name", quote(s)), "the kernel allows no space, /, : or %", "write letters, digits and -")
+		return ""
+	}
+	return s
+}
+
+func notInDeviceName(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("/:%", r) }
+
+func (d *decoder) decodeAddresses(n *node, p *port) {
+	if n.empty() {
+		d.fail(n.at, `"addresses" has no items`, "the kernel needs one on its end of the device", "write addresses: [10.255.0.1/30]")
+	}
+	d.items(n, "addresses", maxAddresses, func(n *node) {
+		if a, ok := d.hostPrefix(n, "address"); ok {
+			p.Addresses = append(p.Addresses, a)
+			p.addressAt = append(p.addressAt, n.at)
+		}
+	})
+}
+
+func (d *decoder) decodeNetNS(n *node) string {
+	s, ok := d.str(n, "netns")
+	switch {
+	case !ok:
+	case strings.HasPrefix(s, "/"):
+		return path.Clean(s)
+	case strings.Contains(s, "/") || s == "." || s == "..":
+		d.fail(n.at, fmt.Sprintf("netns %s is a relative path", quote(s)), "it depends on where tunlb is started", "write an absolute path or a name of ip netns")
+	default:
+		return "/run/netns/" + s
+	}
+	return ""
+}
+
+func (d *decoder) decodeRouter(n *node, p *port) {
+	d.items(n, "router", maxAddresses, func(n *node) {
+		if a := d.addr(n, "router"); a.IsValid() {
+			p.Router = append(p.Router, a)
+			p.routerAt = append(p.routerAt, n.at)
+		}
+	})
+}
+
+func (d *decoder) decodeRoutes(n *node, p *port) {
+	d.items(n, "routes", maxRoutes, func(n *node) {
+		if r, ok := d.prefix(n, "route"); ok {
+			p.Routes = append(p.Routes, r)
+			p.routeAt = append(p.routeAt, n.at)
+		}
+	})
+}
+
+// finishRouter checks the router addresses and adds those that follow from the addresses.
+func (d *decoder) finishRouter(p *port) {
+	for i, a := range p.Router {
+		d.checkRouter(p, a, p.routerAt[i])
+	}
+	explicit := p.Router
+	for i, a := range p.Addresses {
+		if hasFamily(explicit, a.Addr()) {
+			continue
+		}
+		if other, ok := peer(a); ok && !p.owns(other) {
+			p.Router = append(p.Router, other)
+			p.routerAt = append(p.routerAt, p.addressAt[i])
+		}
+	}
+	for i, a := range p.Addresses {
+		if !hasFamily(p.Router, a.Addr()) {
+			d.fail(p.addressAt[i], fmt.Sprintf("no router address for %s", a), "tunlb needs an address of its own on the link, to answer and to send ICMP errors from", "write router: "+p.exampleRouter(a))
+			return
+		}
+	}
+}
+
+func (d *decoder) checkRouter(p *port, a netip.Addr, at pos) {
+	if p.owns(a) {
+		d.fail(at, fmt.Sprintf("router %s is an address of the port", a), "that is the kernel's end of the link", "write another address of the same prefix")
+		return
+	}
+	for _, own := range p.Addresses {
+		switch {
+		case own.Contains(a) && reserved(a, own):
+			d.fail(at, fmt.Sprintf("router %s is no host's address", a), "the first and the last address of a network are reserved", "write another address of "+own.Masked().String())
+			return
+		case own.Contains(a):
+			return
+		}
+	}
+	d.fail(at, fmt.Sprintf("router %s is not on the link", a), "no prefix of the port's addresses has it", "write an address of one of them")
+}
+
+// owns reports whether a is an address of the kernel's end.
+func (p *Port) owns(a netip.Addr) bool {
+	return slices.ContainsFunc(p.Addresses, func(own netip.Prefix) bool { return own.Addr() == a })
+}
+
+func hasFamily(addrs []netip.Addr, like netip.Addr) bool {
+	return slices.ContainsFunc(addrs, func(a netip.Addr) bool { return a.Is4() == like.Is4() })
+}
+
+// exampleRouter names the first free host of the link.
+func (p *Port) exampleRouter(own netip.Prefix) string {
+	for a := own.Masked().Addr(); own.Contains(a); a = a.Next() {
+		if !p.owns(a) && !reserved(a, own) {
+			return fmt.Sprintf("[%s]", a)
+		}
+	}
+	return "[...] and give the address a shorter prefix, which has room for it"
+}
+
+// namePorts gives the ports without names the lowest free ones.
+func (d *decoder) namePorts() {
+	used := make(map[string]bool)
+	for _, p := range d.ports {
+		used[p.Name] = true
+	}
+	next := 0
+	for i := range d.ports {
+		p := &d.ports[i]
+		if p.Name != "" {
+			continue
+		}
+		for used[fmt.Sprintf("tunlb%d", next)] {
+			next++
+		}
+		p.Name = fmt.Sprintf("tunlb%d", next)
+		used[p.Name] = true
+	}
+}

@@ -1,0 +1,78 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// DefaultSockets are the places of the socket of this network namespace's daemon, best first: the
+// system's, the user's, the temporary one. The namespace is part of the name, so that every namespace
+// can have a daemon and its commands find it without being told.
+func DefaultSockets() []string {
+	name := "net-" + namespaceID() + ".sock"
+	places := []string{filepath.Join("/run/tunlb", name)}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		places = append(places, filepath.Join(dir, "tunlb", name))
+	}
+	return append(places, filepath.Join(os.TempDir(), "tunlb-"+strconv.Itoa(os.Getuid()), name))
+}
+
+// findSocket is the first default place that has a socket, or the best one if none has.
+func findSocket() string {
+	places := DefaultSockets()
+	for _, place := range places {
+		if _, err := os.Stat(place); err == nil {
+			return place
+		}
+	}
+	return places[0]
+}
+
+// Listen makes the socket at path, or for "" at the first default place that can be had, with the
+// given permissions from its first instant. What a daemon that is gone left there is replaced; a
+// living daemon is an error.
+func Listen(path string, mode fs.FileMode) (net.Listener, error) {
+	if path != "" {
+		return listenAt(path, mode)
+	}
+	var errs []error
+	for _, place := range DefaultSockets() {
+		if err := os.MkdirAll(filepath.Dir(place), 0o755); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		l, err := listenAt(place, mode)
+		if err == nil || !errors.Is(err, fs.ErrPermission) {
+			return l, err
+		}
+		errs = append(errs, err)
+	}
+	return nil, fmt.Errorf("no place for the control socket: %w; name one: control: {socket: PATH}", errors.Join(errs...))
+}
+
+func listenAt(path string, mode fs.FileMode) (net.Listener, error) {
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("control socket %s: another tunlb answers there; stop it, or give this one another socket", path)
+	}
+	// Nobody answers: what is left is a socket of a daemon that was killed. Anything else stays.
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode()&fs.ModeSocket == 0 {
+			return nil, fmt.Errorf("control socket %s: something that is no socket is in its place; remove it or name another path", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("control socket: %w", err)
+		}
+	}
+	l, err := listenUnix(path, mode)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return l, nil
+}

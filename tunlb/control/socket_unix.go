@@ -1,0 +1,32 @@
+//go:build unix
+
+package control
+
+import (
+	"io/fs"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+)
+
+// namespaceID is the inode of the process's network namespace, which names it on this machine; "0"
+// where there are no namespaces.
+func namespaceID() string {
+	info, err := os.Stat("/proc/self/ns/net")
+	if err != nil {
+		return "0"
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return strconv.FormatUint(uint64(st.Ino), 10)
+	}
+	return "0"
+}
+
+// listenUnix sets the umask for the moment in which the socket is made: a chmod afterwards would
+// leave it open to others for an instant.
+func listenUnix(path string, mode fs.FileMode) (net.Listener, error) {
+	old := syscall.Umask(int(^mode.Perm() & 0o777))
+	defer syscall.Umask(old)
+	return net.Listen("unix", path)
+}

@@ -1,0 +1,11 @@
+package control
+
+import (
+	"io/fs"
+	"net"
+)
+
+func namespaceID() string { return "0" }
+
+// listenUnix leaves the permissions to those of the folder: Windows has no mode bits for sockets.
+func listenUnix(path string, _ fs.FileMode) (net.Listener, error) { return net.Listen("unix", path) }

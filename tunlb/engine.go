@@ -1,0 +1,262 @@
+// Package tunlb is the director itself: it takes frames from its ports, finds or opens the
+// connection that each belongs to, rewrites it and sends it on.
+//
+// It owns the lanes (lane.go is the packet's way from top to bottom), the opening of flows, the
+// translation of ICMP errors and fragments, the routing between ports and the counters. It does not
+// own devices (stack/port), what the kernel is told (stack/kernel), the connection table
+// (tunlb/flow), scheduling (policy), or the configuration file (tunlb/config).
+package tunlb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
+
+	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/stack"
+	"github.com/tunlb/tunlb/stack/packet"
+	"github.com/tunlb/tunlb/stack/port"
+	"github.com/tunlb/tunlb/tunlb/flow"
+)
+
+// Attachment is a port and what tunlb has to know about the network behind it.
+type Attachment struct {
+	Port port.Port
+	// Own are tunlb's own addresses on this link, at most one of each family is used as a source.
+	// They answer ping, and ICMP errors and translated connections come from them.
+	Own []netip.Addr
+	// Subnets are the prefixes of the link itself, Routes what lies behind it besides.
+	Subnets, Routes []netip.Prefix
+	// Kernel says that behind the port is the routing kernel of the box itself. It decrements the TTL
+	// of all that it forwards, and gets back unchanged whatever is no service's.
+	Kernel bool
+}
+
+// Gateway is a network of servers whose own outbound connections are masqueraded.
+type Gateway struct {
+	Inside              netip.Prefix
+	Masquerade          netip.Addr
+	FirstPort, LastPort uint16
+}
+
+// Config is what may change while the engine runs. The zero value forwards but balances nothing.
+type Config struct {
+	Services []policy.Spec
+	Gateways []Gateway
+}
+
+// Options are fixed for an engine's life.
+type Options struct {
+	Attachments []Attachment
+	MaxFlows    int           // cap of the connection table
+	Timeouts    flow.Timeouts // zero fields take the default
+	Log         zerolog.Logger
+	// Now is the monotonic clock; nil means the process's own.
+	Now func() time.Duration
+}
+
+// Engine balances between its ports. All methods are safe for concurrent use. Close it after use; it
+// closes the ports that it was given.
+type Engine struct {
+	log   zerolog.Logger
+	now   func() time.Duration
+	lanes []*lane
+	host  *stack.Host
+	drops [256]atomic.Uint64 // by packet.Reason
+	limit *rate.Limiter      // of the ICMP errors that tunlb originates
+
+	// world is the immutable snapshot of addresses and routes; stored under mu, loaded freely.
+	world atomic.Pointer[world]
+
+	// mu guards all that a packet changes. It is held from finding a flow to having its edit, never
+	// over a system call: uncontended it costs 10 ns of the microsecond that a read and a write take.
+	mu        sync.Mutex
+	config    Config
+	services  *policy.Table
+	flows     *flow.Table
+	mappings  []*flow.Mappings // parallel to config.Gateways
+	fragments *fragments
+	box       Box
+
+	closed sync.Once
+}
+
+// expirePeriod is how often idle flows are looked for; expireBatch bounds how long mu is held for it.
+const (
+	expirePeriod = 250 * time.Millisecond
+	expireBatch  = 512
+)
+
+// New makes an engine over its ports and applies the first configuration. On an error the ports stay
+// open and the caller's.
+func New(opts Options, cfg Config) (*Engine, error) {
+	if len(opts.Attachments) == 0 {
+		return nil, errors.New("engine: no port to work on")
+	}
+	if len(opts.Attachments) > 255 {
+		return nil, fmt.Errorf("engine: %d ports, at most 255 are possible", len(opts.Attachments))
+	}
+	e := &Engine{log: opts.Log, now: opts.Now, limit: newICMPLimit()}
+	if e.now == nil {
+		start := time.Now()
+		e.now = func() time.Duration { return time.Since(start) }
+	}
+	e.flows = flow.New(flow.Options{Cap: opts.MaxFlows, Timeouts: opts.Timeouts, Gone: e.flowGone})
+	e.fragments = newFragments(e.drop)
+	for i, a := range opts.Attachments {
+		e.lanes = append(e.lanes, newLane(e, uint8(i), a))
+	}
+	host, err := stack.NewHost(stack.HostConfig{
+		Name:   "vip",
+		MTU:    minMTU(opts.Attachments),
+		Output: e.fromHost,
+		Log:    opts.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("engine: %w", err)
+	}
+	e.host = host
+	if err := e.Apply(cfg); err != nil {
+		host.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+func minMTU(attachments []Attachment) int {
+	mtu := packet.MaxPacket
+	for _, a := range attachments {
+		mtu = min(mtu, a.Port.MTU())
+	}
+	return mtu
+}
+
+// Apply puts a configuration into force. Flows to servers that stay are kept; on an error nothing
+// has changed.
+func (e *Engine) Apply(cfg Config) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	services, err := policy.Build(cfg.Services, e.services)
+	if err != nil {
+		return fmt.Errorf("engine: %w", err)
+	}
+	e.mappings = e.mappingsForLocked(cfg.Gateways)
+	e.config, e.services = cfg, services
+	return e.rebuildLocked()
+}
+
+// SetBox tells the engine what the kernel of its box owns and reaches directly.
+func (e *Engine) SetBox(box Box) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.box = box
+	return e.rebuildLocked()
+}
+
+// rebuildLocked derives the world from configuration, ports and box, and has the host own what is ours.
+func (e *Engine) rebuildLocked() error {
+	w := newWorld(e.lanes, e.services, e.config.Gateways, e.box)
+	e.world.Store(w)
+	if err := e.host.SetAddresses(w.ownAddrs()); err != nil {
+		return fmt.Errorf("engine: %w", err)
+	}
+	return nil
+}
+
+// mappingsForLocked keeps the mappings of gateways that stay as they were.
+func (e *Engine) mappingsForLocked(gateways []Gateway) []*flow.Mappings {
+	out := make([]*flow.Mappings, len(gateways))
+	for i, g := range gateways {
+		for j, old := range e.config.Gateways {
+			if old == g {
+				out[i] = e.mappings[j]
+			}
+		}
+		if out[i] == nil {
+			out[i] = flow.NewMappings(g.Masquerade, g.FirstPort, g.LastPort)
+		}
+	}
+	return out
+}
+
+// Run works until ctx ends, which is no error, or until a port fails: then it returns that error.
+// Either way the ports are closed when it returns.
+func (e *Engine) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	failed := make(chan error, len(e.lanes))
+	var wg sync.WaitGroup
+	for _, l := range e.lanes {
+		wg.Go(func() {
+			if err := l.run(); err != nil {
+				failed <- err
+				cancel()
+			}
+		})
+	}
+	wg.Go(func() { e.expireLoop(ctx) })
+	<-ctx.Done()
+	e.Close()
+	wg.Wait()
+	close(failed)
+	return <-failed
+}
+
+// Close closes the ports, which ends Run, and the host. It may be called more than once.
+func (e *Engine) Close() error {
+	var errs []error
+	e.closed.Do(func() {
+		for _, l := range e.lanes {
+			errs = append(errs, l.port.Close())
+		}
+		errs = append(errs, e.host.Close())
+	})
+	return errors.Join(errs...)
+}
+
+// expireLoop removes idle flows and stale fragments until ctx ends.
+func (e *Engine) expireLoop(ctx context.Context) {
+	tick := time.NewTicker(expirePeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			e.expire()
+		}
+	}
+}
+
+// expire lets go of all that is due, a bounded batch under the lock at a time.
+func (e *Engine) expire() {
+	for more := true; more; {
+		e.mu.Lock()
+		more = e.flows.Expire(e.tick(), expireBatch)
+		e.mu.Unlock()
+	}
+	e.mu.Lock()
+	e.fragments.expire(e.tick())
+	e.mu.Unlock()
+}
+
+func (e *Engine) tick() flow.Tick { return flow.Tick(e.now() / time.Millisecond) }
+
+func (e *Engine) drop(r packet.Reason) { e.drops[r].Add(1) }
+
+// flowGone gives back what a flow held. The table calls it, under mu, for every flow that it forgets.
+func (e *Engine) flowGone(f *flow.Flow) {
+	if srv := e.services.Server(f.Server()); srv != nil {
+		srv.Remove(f.Active())
+	}
+	if f.Gateway() {
+		e.releaseMappings(f)
+	}
+}

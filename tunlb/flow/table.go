@@ -1,0 +1,216 @@
+package flow
+
+import (
+	"errors"
+
+	"github.com/tunlb/tunlb/stack/packet"
+)
+
+// Why a flow is not inserted; the table is as before.
+var (
+	// ErrCollision: the outer tuple, or that of the answers, belongs to a flow already. The latter
+	// comes of one client port that reaches two virtual services sharing a server.
+	ErrCollision = errors.New("tuple belongs to another flow")
+	// ErrFull: the cap is reached, and every flow is assured.
+	ErrFull = errors.New("connection table is full")
+	// ErrPorts: no source port is free.
+	ErrPorts = errors.New("source ports are exhausted")
+)
+
+// Options are fixed for a table's life. The zero value is useful.
+type Options struct {
+	Cap      int      // of flows; 0 means DefaultCap, and MaxCap is the most
+	Timeouts Timeouts // see SetTimeouts
+	// Gone is called for every flow that the table forgets (Delete, Expire, eviction), as long as the
+	// flow can be read. It must not call the table. May be nil.
+	Gone func(*Flow)
+}
+
+const (
+	DefaultCap = 1 << 20
+	MaxCap     = 1 << 26
+)
+
+// Table is the connection table. Make it with New; it needs no closing. Not safe for concurrent use.
+// It grows with its flows, 16384 records (2 MiB) at a time, and does not shrink.
+type Table struct {
+	index    index
+	chunks   []*chunk
+	wheel    wheel
+	timeouts timeoutTable
+	free     uint32 // head of the chain of records to use again, 0 if none
+	top      uint32 // the highest ref in use so far
+	len, cap int
+	gone     func(*Flow)
+	stats    Stats
+}
+
+// chunk is a slab of records. A ref is chunk number and place in it; ref 0 is no record.
+type chunk [1 << chunkBits]Flow
+
+const chunkBits = 14
+
+// Stats counts since the table was made. It is a plain value.
+type Stats struct {
+	Inserted, Expired, Evicted, Deleted uint64
+	Collisions, Full, PortsExhausted    uint64 // refusals
+}
+
+// New makes an empty table.
+func New(o Options) *Table {
+	t := &Table{
+		index:    newIndex(),
+		timeouts: o.Timeouts.table(),
+		cap:      min(o.Cap, MaxCap),
+		gone:     o.Gone,
+	}
+	if t.cap <= 0 {
+		t.cap = DefaultCap
+	}
+	if t.gone == nil {
+		t.gone = func(*Flow) {}
+	}
+	return t
+}
+
+// Len is the number of flows.
+func (t *Table) Len() int { return t.len }
+
+// Cap is the number of flows that the table takes.
+func (t *Table) Cap() int { return t.cap }
+
+// Stats returns the counters.
+func (t *Table) Stats() Stats { return t.stats }
+
+func (t *Table) record(ref uint32) *Flow {
+	return &t.chunks[ref>>chunkBits][ref&(1<<chunkBits-1)]
+}
+
+// Find returns the flow whose packets come with this tuple, and their direction; nil if there is none.
+func (t *Table) Find(tu *packet.Tuple) (*Flow, Direction) {
+	return t.find(tu, t.index.hash(tu))
+}
+
+func (t *Table) find(tu *packet.Tuple, hash uint64) (*Flow, Direction) {
+	p := t.index.page(hash)
+	for i := home(hash); ; i = next(i) {
+		e := p.slots[i]
+		if e == 0 {
+			return nil, Forward
+		}
+		if (e^entry(hash))&^whoMask != 0 {
+			continue
+		}
+		f, d := t.record(uint32(e&refMask)), Direction(e>>refBits&1)
+		if f.carries(tu, d) {
+			return f, d
+		}
+	}
+}
+
+// Insert adds a flow between two tuples of one protocol and family. The packet that opens it is still
+// to be tracked. It fails with ErrCollision or ErrFull.
+func (t *Table) Insert(outer, inner packet.Tuple, now Tick) (*Flow, error) {
+	answer := inner.Reverse()
+	outerHash, answerHash := t.index.hash(&outer), t.index.hash(&answer)
+	if outer == answer || t.known(&outer, outerHash) || t.known(&answer, answerHash) {
+		t.stats.Collisions++
+		return nil, ErrCollision
+	}
+	return t.insert(&outer, &inner, outerHash, answerHash, now)
+}
+
+func (t *Table) known(tu *packet.Tuple, hash uint64) bool {
+	f, _ := t.find(tu, hash)
+	return f != nil
+}
+
+// insert adds a flow whose two tuples are known to be free.
+func (t *Table) insert(outer, inner *packet.Tuple, outerHash, answerHash uint64, now Tick) (*Flow, error) {
+	if t.len >= t.cap && !t.evict(now) {
+		t.stats.Full++
+		return nil, ErrFull
+	}
+	ref := t.allocate()
+	f := t.record(ref)
+	*f = Flow{
+		outerSrc: outer.Src, outerDst: outer.Dst, outerSrcPort: outer.SrcPort, outerDstPort: outer.DstPort,
+		innerSrc: inner.Src, innerDst: inner.Dst, innerSrcPort: inner.SrcPort, innerDstPort: inner.DstPort,
+		proto: outer.Proto, state: initialState(outer.Proto), flags: live,
+		seen: now, delta: packet.DeltaOf(*outer, *inner),
+	}
+	if outer.Src != inner.Src || outer.SrcPort != inner.SrcPort {
+		f.flags |= translated
+	}
+	t.index.add(outerHash, ref, Forward)
+	t.index.add(answerHash, ref, Reverse)
+	if t.len == 0 {
+		t.wheel.start(now)
+	}
+	t.len++
+	t.stats.Inserted++
+	t.link(f, ref, t.bucketFor(f, now))
+	return f, nil
+}
+
+func initialState(proto uint8) State {
+	switch proto {
+	case packet.ProtoTCP:
+		return StateNone
+	case packet.ProtoICMP, packet.ProtoICMPv6:
+		return StateICMP
+	default:
+		return StateUDP
+	}
+}
+
+// allocate takes a record from the chain of free ones, else the next that was never used.
+func (t *Table) allocate() uint32 {
+	if ref := t.free; ref != 0 {
+		t.free = t.record(ref).next
+		return ref
+	}
+	t.top++
+	if int(t.top>>chunkBits) >= len(t.chunks) {
+		t.chunks = append(t.chunks, new(chunk))
+	}
+	return t.top
+}
+
+// Delete forgets a flow, which must be the table's. One that is gone already is left alone, as long as
+// its record was not used again.
+func (t *Table) Delete(f *Flow) {
+	if f.flags == 0 {
+		return
+	}
+	t.stats.Deleted++
+	t.remove(f, t.ref(f))
+}
+
+// remove forgets a flow and frees its record.
+func (t *Table) remove(f *Flow, ref uint32) {
+	t.gone(f)
+	outer, answer := f.Outer(), f.Inner().Reverse()
+	t.index.delete(t.index.hash(&outer), ref, Forward)
+	t.index.delete(t.index.hash(&answer), ref, Reverse)
+	t.unlink(f)
+	f.flags = 0
+	f.next, t.free = t.free, ref
+	t.len--
+}
+
+// Walk visits the flows among the next n records from cursor on, 0 at first, and returns the cursor to
+// go on with. It is for listings that must not hold the lock for long: between two calls the table may
+// change; what is there all the time is visited exactly once. visit must not change the table.
+func (t *Table) Walk(cursor uint32, n int, visit func(*Flow)) (next uint32, more bool) {
+	for ref := max(cursor, 1); ref <= t.top; ref++ {
+		if n <= 0 {
+			return ref, true
+		}
+		n--
+		if f := t.record(ref); f.flags != 0 {
+			visit(f)
+		}
+	}
+	return t.top + 1, false
+}

@@ -1,0 +1,262 @@
+package tunlb
+
+// The way of a packet. A lane is one goroutine per port; it runs each packet to completion in its own
+// buffer, so there are no pools, reference counts or channels on this way:
+//
+//  1. read a frame from the port                                  run
+//  2. parse it once, validating                                   handle
+//  3. find its flow and direction                                 decide
+//  4. open a flow where there is none                             open.go
+//  5. track the connection's state, count                         track
+//  6. check TTL and MTU, then edit addresses, ports, checksums    forward
+//  7. leave by the flow's exit                                    send
+//  8. write                                                       write
+//
+// Steps 3 to 5 run under the engine's lock, 6 to 8 need none. Errors and fragments leave this file
+// at step 3 (related.go, fragment.go). The only other ending is drop(Reason): a counter with a name,
+// and for some reasons an ICMP error to the sender (answer.go).
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+
+	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/stack/packet"
+	"github.com/tunlb/tunlb/stack/port"
+	"github.com/tunlb/tunlb/tunlb/flow"
+)
+
+// exit is where a packet leaves.
+type exit uint8
+
+const (
+	exitPort exit = iota // routed out of a port
+	exitBack             // handed back, unchanged, to the box's kernel that it came from
+	exitHost             // to the stack that owns the VIPs and tunlb's own addresses
+	exitHeld             // kept: a fragment that waits for the first of its datagram
+)
+
+// verdict is what happens to a packet. It is plain data: the later fragments of a datagram get the
+// verdict of the first.
+type verdict struct {
+	exit   exit
+	port   uint8 // valid iff exit is exitPort
+	edited bool  // edit is to be applied
+	edit   packet.Edit
+}
+
+// lane works on one port. Its fields but the counters belong to its goroutine.
+type lane struct {
+	Attachment
+	engine *Engine
+	id     uint8
+	port   port.Port
+	mtu    int
+	view   packet.View
+	out    verdict
+	buf    []byte
+	answer []byte // scratch for ICMP errors
+	// waiting are fragments to be sent behind the packet in hand.
+	waiting [][]byte
+
+	// Packets and bytes handed in and out, guarded by the engine's lock.
+	rx, tx traffic
+}
+
+// traffic counts packets as they are on the wire, so a super-packet counts as its segments.
+type traffic struct{ Packets, Bytes uint64 }
+
+func (t *traffic) add(v *packet.View) {
+	t.Packets += uint64(v.Segments())
+	t.Bytes += uint64(v.PacketLen())
+}
+
+func newLane(e *Engine, id uint8, a Attachment) *lane {
+	return &lane{
+		Attachment: a,
+		engine:     e,
+		id:         id,
+		port:       a.Port,
+		mtu:        a.Port.MTU(),
+		buf:        make([]byte, packet.BufferSize),
+		answer:     make([]byte, 0, 2048),
+	}
+}
+
+// own returns tunlb's own address on this link in the family of like, or the zero Addr.
+func (l *lane) own(like [16]byte) netip.Addr {
+	is4 := packet.Addr(like).Is4()
+	for _, a := range l.Own {
+		if a.Is4() == is4 {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// run reads until the port is closed (nil) or fails. The thread is its own: the Go scheduler's
+// hand-over of a blocking read costs a third of the request rate (docs/performance.md).
+func (l *lane) run() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	frame := l.buf[packet.Headroom:]
+	for {
+		n, err := l.port.Read(frame)
+		switch {
+		case err == nil:
+			l.handle(frame[:n])
+		case errors.Is(err, os.ErrClosed):
+			return nil
+		default:
+			return fmt.Errorf("read from port %s: %w", l.port.Name(), err)
+		}
+	}
+}
+
+// handle takes one frame all the way.
+func (l *lane) handle(frame []byte) {
+	e, v := l.engine, &l.view
+	r := v.Parse(frame)
+	if r == packet.None {
+		e.mu.Lock()
+		l.rx.add(v)
+		r = l.decide(v, e.tick())
+		if r == packet.None && l.out.exit == exitPort {
+			e.lanes[l.out.port].tx.add(v)
+		}
+		e.mu.Unlock()
+	}
+	if r == packet.None {
+		r = l.send(v)
+	}
+	if r != packet.None {
+		e.drop(r)
+		l.reject(v, r)
+	}
+	if l.waiting != nil {
+		l.sendWaiting()
+	}
+}
+
+// decide finds or opens the packet's flow and sets the verdict.
+func (l *lane) decide(v *packet.View, now flow.Tick) packet.Reason {
+	e := l.engine
+	switch {
+	case v.Fragment && v.FragOffset > 0:
+		return l.laterFragment(v, now)
+	case v.ICMPError:
+		return l.related(v)
+	}
+	f, dir := e.flows.Find(&v.Tuple)
+	var srv *policy.Server
+	if f != nil {
+		f, srv = l.revalidate(f, dir, v)
+	}
+	r := packet.None
+	if f == nil {
+		dir = flow.Forward
+		f, srv, r = l.open(v, now)
+	}
+	if f != nil {
+		l.track(f, srv, dir, v, now)
+		l.out = verdict{exit: exitPort, port: f.Exit(dir), edited: true, edit: f.Edit(dir)}
+	}
+	if v.Fragment && r == packet.None {
+		return l.firstFragment(v, now)
+	}
+	return r
+}
+
+// revalidate forgets a flow that its packet can't go on with: the client has reused the port for a
+// new connection, or the server has been removed. IPVS calls the latter expire_nodest_conn.
+func (l *lane) revalidate(f *flow.Flow, dir flow.Direction, v *packet.View) (*flow.Flow, *policy.Server) {
+	e := l.engine
+	if f.ReusedBy(dir, v) {
+		e.flows.Delete(f)
+		return nil, nil
+	}
+	if f.Server() == 0 { // the gateway's
+		return f, nil
+	}
+	srv := e.services.Server(f.Server())
+	if srv == nil || srv.Deleted {
+		e.flows.Delete(f)
+		e.drop(packet.ServerGone)
+		return nil, nil
+	}
+	return f, srv
+}
+
+// track follows the connection's state and counts for its server and service.
+func (l *lane) track(f *flow.Flow, srv *policy.Server, dir flow.Direction, v *packet.View, now flow.Tick) {
+	was := f.Active()
+	l.engine.flows.Track(f, dir, v, now)
+	if srv == nil {
+		return
+	}
+	if is := f.Active(); is != was {
+		srv.Move(is)
+	}
+	if packets, bytes := uint64(v.Segments()), uint64(v.PacketLen()); dir == flow.Forward {
+		srv.CountIn(packets, bytes)
+	} else {
+		srv.CountOut(packets, bytes)
+	}
+}
+
+// send leaves by the verdict's exit.
+func (l *lane) send(v *packet.View) packet.Reason {
+	switch l.out.exit {
+	case exitHeld:
+		return packet.None
+	case exitBack:
+		return l.write(v.Frame)
+	case exitHost:
+		if !l.engine.host.Deliver(v.Frame) {
+			return packet.SlowPathFull
+		}
+		return packet.None
+	default:
+		return l.forward(v, l.engine.lanes[l.out.port])
+	}
+}
+
+// forward is the router's part: what can't go on is refused before it is edited, so that the sender
+// is quoted its own packet. A kernel behind the port decrements the TTL itself; doing it here too
+// would let that kernel be the one that finds it exceeded, and quote the translated packet.
+func (l *lane) forward(v *packet.View, to *lane) packet.Reason {
+	if v.TTL <= 1 {
+		return packet.TTLExceeded
+	}
+	if v.SegmentLen() > to.mtu && v.DontFragment {
+		return packet.TooBig
+	}
+	if l.out.edited {
+		if v.ICMPError {
+			v.TranslateError(&l.out.edit)
+		} else {
+			l.out.edit.Apply(v)
+		}
+	}
+	if !to.Kernel {
+		v.DecrementTTL()
+	}
+	if v.SegmentLen() > to.mtu {
+		if err := packet.Fragment(v.Frame, to.mtu, to.port.Write); err != nil {
+			return packet.PortWrite
+		}
+		return packet.None
+	}
+	return to.write(v.Frame)
+}
+
+// write hands a frame to the port. A device that is gone shows in the lane's own read.
+func (l *lane) write(frame []byte) packet.Reason {
+	if err := l.port.Write(frame); err != nil {
+		return packet.PortWrite
+	}
+	return packet.None
+}

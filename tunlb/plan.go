@@ -1,0 +1,44 @@
+package tunlb
+
+import (
+	"net/netip"
+
+	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/stack/packet"
+)
+
+// translatedFirst and translatedLast bound the source ports of translated connections. They lie above
+// the ports that the host dials from.
+const (
+	translatedFirst = 32768
+	translatedLast  = 65535
+)
+
+// plan says what a new connection's packets carry towards the server; the answers carry its reverse.
+// A mode is data: the difference between modes is a case here and nothing on the packet's way.
+func plan(mode policy.Mode, outer packet.Tuple, server netip.AddrPort, source netip.Addr) packet.Tuple {
+	inner := outer
+	switch mode {
+	case policy.NAT, policy.FullNAT:
+		inner.Dst, inner.DstPort = server.Addr().As16(), server.Port()
+	}
+	if source.IsValid() {
+		inner.Src = source.As16()
+	}
+	return inner
+}
+
+// wouldBypass says whether the server's answers would reach the client past tunlb if they were
+// addressed to it, so that the source has to be translated, too. The cases are those in which people
+// find that LVS "hangs": a server calls its own VIP, a client sits in the servers' subnet or on the
+// director itself.
+func (w *world) wouldBypass(in, out *lane, client, server [16]byte) bool {
+	switch {
+	case client == server:
+		return true
+	case !in.Kernel || !out.Kernel:
+		return in == out
+	default:
+		return w.isLocal(client) || w.sameLink(client, server)
+	}
+}

@@ -1,0 +1,20 @@
+package tunlb
+
+import (
+	"github.com/tunlb/tunlb/stack/packet"
+)
+
+// related decides on an ICMP error. It belongs to the flow of the packet that it quotes, and travels
+// against that packet; so it goes where the quoted packet's answer would go, translated as that would
+// be, with the quote turned back into what its sender had sent. Path MTU discovery depends on it.
+func (l *lane) related(v *packet.View) packet.Reason {
+	e := l.engine
+	answer := v.Quote.Reverse()
+	f, dir := e.flows.Find(&answer)
+	if f == nil {
+		// About our own packets, the box's, or those that pass.
+		return l.pass(e.world.Load(), v)
+	}
+	l.out = verdict{exit: exitPort, port: f.Exit(dir), edited: true, edit: f.Edit(dir)}
+	return packet.None
+}

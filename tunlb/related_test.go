@@ -1,0 +1,102 @@
+package tunlb
+
+import (
+	"testing"
+
+	"github.com/tunlb/tunlb/stack/packet"
+	pt "github.com/tunlb/tunlb/stack/packet/packettest"
+)
+
+// TestErrorsTranslated: an ICMP error reaches whom it concerns, with the packet that that one sent.
+func TestErrorsTranslated(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r := newBox(t)
+		client, vip, rs := at(f.client, 40000), at(f.vip, 80), at(f.rs1, 8080)
+		request := r.one(0, 0, pt.TCP(t, client, vip, syn, pt.Seq(1)))
+		reply := r.one(0, 0, pt.TCP(t, rs, client, ack(), pt.PayloadLen(1400)))
+
+		// A router towards the client: too big. To the server, which sees what it had sent.
+		tooBig := pt.ICMPError(t, f.outside, f.vip, f.icmpBig, f.codeBig, reply, pt.NextMTU(1300))
+		pt.Check(t, r.one(0, 0, tooBig), pt.SrcDst(at(f.outside, 0), at(f.rs1, 0)), pt.HasMTU(1300), pt.ValidChecksums(),
+			pt.Quoted(pt.SrcDst(rs, client)))
+		// The server itself: unreachable. To the client, from the VIP.
+		unreachable := pt.Unreachable(t, f.rs1, f.client, request)
+		pt.Check(t, r.one(0, 0, unreachable), pt.SrcDst(at(f.vip, 0), at(f.client, 0)), pt.ValidChecksums(),
+			pt.Quoted(pt.SrcDst(client, vip)))
+		// One about nothing that we know goes back to the kernel as it came.
+		foreign := pt.Unreachable(t, f.rs1, f.client, pt.UDP(t, at(f.client, 1), at(f.rs1, 2)))
+		if got := r.one(0, 0, foreign); string(got) != string(foreign) {
+			t.Error("a foreign error was changed")
+		}
+	})
+}
+
+// TestTTL: the sender of a packet whose time is up is told, quoting what it sent.
+func TestTTL(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r := newRouter(t)
+		client, vip := at(f.client, 40000), at(f.vip, 80)
+		gw := f.outer.Addr().Next()
+		pt.Check(t, r.one(0, 0, pt.TCP(t, client, vip, syn, pt.TTL(1))), pt.HasICMP(f.icmpTimeExceeded, 0),
+			pt.SrcDst(at(gw, 0), at(f.client, 0)), pt.Quoted(pt.SrcDst(client, vip)), pt.ValidChecksums())
+		pt.Check(t, r.one(0, 0, pt.UDP(t, client, at(f.rs1, 33434), pt.TTL(1))), pt.HasICMP(f.icmpTimeExceeded, 0), pt.SrcDst(at(gw, 0), at(f.client, 0)))
+		// Two hops get through.
+		pt.Check(t, r.one(0, 1, pt.TCP(t, client, vip, syn, pt.TTL(2))), pt.HasTTL(1))
+	})
+}
+
+// TestMTU: what does not fit the way out is refused if it may not be cut, else cut.
+func TestMTU(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r := newRouter(t)
+		r.e.lanes[1].mtu = 1400
+		client, vip := at(f.client, 40000), at(f.vip, 80)
+		gw := f.outer.Addr().Next()
+		r.one(0, 1, pt.TCP(t, client, vip, syn))
+		for _, frame := range [][]byte{
+			pt.TCP(t, client, vip, ack(), pt.PayloadLen(1420), pt.DontFragment()),
+			pt.TCP(t, client, vip, ack(), pt.PayloadLen(30000), pt.GSO(1420), pt.DontFragment()),
+		} {
+			pt.Check(t, r.one(0, 0, frame), pt.HasICMP(f.icmpBig, f.codeBig), pt.HasMTU(1400), pt.SrcDst(at(gw, 0), at(f.client, 0)),
+				pt.Quoted(pt.SrcDst(client, vip)), pt.ValidChecksums())
+		}
+		// A super-packet whose segments fit is no matter.
+		r.one(0, 1, pt.TCP(t, client, vip, ack(), pt.PayloadLen(30000), pt.GSO(1300), pt.DontFragment()))
+		if f.name == "v4" {
+			pieces := r.send(0, 1, pt.UDP(t, client, at(f.vip, 53), pt.PayloadLen(1450)))
+			if len(pieces) != 2 {
+				t.Fatalf("%d fragments, want 2; drops: %v", len(pieces), r.e.Drops())
+			}
+			pt.Check(t, pieces[0], pt.SrcDst(client, at(f.rs1, 5353)), pt.IsFragment(0, true))
+		}
+	})
+}
+
+// TestErrorRate: a flood is not answered packet by packet.
+func TestErrorRate(t *testing.T) {
+	f := families[0]
+	r := newBox(t)
+	answers := 0
+	for port := range uint16(1000) {
+		answers += len(r.send(0, 0, pt.UDP(t, at(f.client, 1000+port), at(f.vip, 81))))
+	}
+	if answers < icmpBurst || answers > 2*icmpBurst+200 {
+		t.Errorf("%d answers to 1000 packets at once, want about %d", answers, icmpBurst)
+	}
+	if got := r.e.drops[packet.RateLimited].Load(); got != uint64(1000-answers) {
+		t.Errorf("%d counted as rate-limited, want %d", got, 1000-answers)
+	}
+}
+
+// TestNeverLeaves: packets that nobody should see again.
+func TestNeverLeaves(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r := newBox(t)
+		client, vip := at(f.client, 40000), at(f.vip, 80)
+		r.dropped(0, pt.TCP(t, vip, vip, syn), packet.Land)
+		r.dropped(0, pt.TCP(t, client, vip, pt.Flags(packet.TCPSyn|packet.TCPFin)), packet.BadTCPFlags)
+		r.dropped(0, pt.TCP(t, client, vip, syn)[:40], packet.Truncated)
+		// What the kernel would lead into the device again and again.
+		pt.Check(t, r.one(0, 0, pt.UDP(t, client, at(f.own.Next(), 9))), pt.HasICMP(f.icmpUnreachable, 0), pt.SrcDst(at(f.own, 0), at(f.client, 0)))
+	})
+}

@@ -1,0 +1,119 @@
+package tunlb
+
+import (
+	"net/netip"
+
+	"github.com/gaissmai/bart"
+
+	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/stack/packet"
+)
+
+// Box is what the kernel of the box owns and reaches without a router. The zero value is right where
+// no port leads into it (virtual router).
+type Box struct {
+	Local []netip.Addr   // own addresses, those of the TUN's kernel end included
+	Links []netip.Prefix // prefixes on a link of the box
+}
+
+// world is an immutable snapshot of who owns which address and what lies where.
+type world struct {
+	own      map[[16]byte]struct{} // answered by the host
+	local    map[[16]byte]struct{} // the box's
+	links    bart.Table[netip.Prefix]
+	routes   bart.Table[uint8]
+	gateways []gatewayEntry
+}
+
+type gatewayEntry struct {
+	inside     netip.Prefix
+	masquerade [16]byte
+}
+
+func newWorld(lanes []*lane, services *policy.Table, gateways []Gateway, box Box) *world {
+	w := &world{own: map[[16]byte]struct{}{}, local: map[[16]byte]struct{}{}}
+	for _, a := range box.Local {
+		w.local[a.As16()] = struct{}{}
+	}
+	for _, p := range box.Links {
+		w.links.Insert(p.Masked(), p.Masked())
+	}
+	for _, l := range lanes {
+		for _, p := range append(append([]netip.Prefix(nil), l.Subnets...), l.Routes...) {
+			w.routes.Insert(p.Masked(), l.id)
+		}
+		for _, a := range l.Own {
+			w.addOwn(a)
+		}
+	}
+	for _, s := range services.Services() {
+		w.addOwn(s.Listen.Addr())
+	}
+	for _, g := range gateways {
+		w.gateways = append(w.gateways, gatewayEntry{g.Inside, g.Masquerade.As16()})
+		w.addOwn(g.Masquerade)
+	}
+	return w
+}
+
+// addOwn makes an address ours unless it is the box's: there the kernel goes on answering for all of
+// its ports but those of services.
+func (w *world) addOwn(a netip.Addr) {
+	if key := a.As16(); !w.isLocal(key) {
+		w.own[key] = struct{}{}
+	}
+}
+
+func (w *world) ownAddrs() []netip.Addr {
+	addrs := make([]netip.Addr, 0, len(w.own))
+	for a := range w.own {
+		addrs = append(addrs, packet.Addr(a))
+	}
+	return addrs
+}
+
+func (w *world) owns(a [16]byte) bool {
+	_, ok := w.own[a]
+	return ok
+}
+
+func (w *world) isLocal(a [16]byte) bool {
+	_, ok := w.local[a]
+	return ok
+}
+
+// sameLink says whether two addresses reach each other on one link of the box, past it.
+func (w *world) sameLink(a, b [16]byte) bool {
+	pa, oka := w.links.Lookup(packet.Addr(a))
+	pb, okb := w.links.Lookup(packet.Addr(b))
+	return oka && okb && pa == pb
+}
+
+// route finds the port behind which an address lies: longest prefix.
+func (w *world) route(a [16]byte) (port uint8, ok bool) { return w.routes.Lookup(packet.Addr(a)) }
+
+// onLink says whether the address belongs to the lane's own link.
+func (w *world) onLink(l *lane, a [16]byte) bool {
+	for _, p := range l.Subnets {
+		if p.Contains(packet.Addr(a)) {
+			return !w.isLocal(a)
+		}
+	}
+	return false
+}
+
+// gateway finds the gateway that an inside address belongs to, or -1.
+func (w *world) gateway(a [16]byte) int {
+	for i, g := range w.gateways {
+		if g.inside.Contains(packet.Addr(a)) {
+			return i
+		}
+	}
+	return -1
+}
+
+// outbound says whether a destination lies outside, seen from a gateway: beyond all insides, not
+// tunlb's own and not the box's.
+func (w *world) outbound(from int, dst [16]byte) bool {
+	return from >= 0 && w.gateway(dst) < 0 && !w.owns(dst) && !w.isLocal(dst)
+}
