@@ -1,0 +1,97 @@
+// Package kernel owns what the Linux kernel must be told so that packets reach tunlb's TUN device:
+// addresses, routes, policy rules and sysctls of one network namespace. They are applied idempotently,
+// undone by Close, and after a crash by Clean or by the next run. It does not own the device (stack/port
+// makes it, with its MTU) and knows nothing of what happens to the packets.
+//
+// # Rules
+//
+// All rules, routes, proxy neighbours and (from Linux 5.18 on) addresses carry protocol 174; by that number, and
+// by nothing else, they are found again. No file is needed. Table 7474 has `default dev TUN`. The rules
+// of a family exist only if the State uses the family; they are looked at in this order:
+//
+//	7410  iif TUN lookup local                     what tunlb writes is for the box
+//	7411  iif TUN goto 7499                        or goes where the box's other rules say: no loops
+//	7420  from RS ipproto tcp sport N lookup 7474  answers of the real servers;
+//	      from RS ipproto udp lookup 7474          UDP as a whole (see Fragments)
+//	7430  to VIP lookup 7474                       a VIP that is not the box's own address; else
+//	      to VIP ipproto tcp dport N lookup 7474   only its services,
+//	      to VIP ipproto udp lookup 7474           UDP as a whole if there is a UDP service,
+//	      to VIP ipproto icmp lookup 7474          and ICMP
+//	7431  to MASQUERADE lookup 7474                likewise a gateway's masquerade address; the box's own by
+//	      ... dport FIRST-LAST, and ICMP           its port range, TCP and UDP
+//	7440  lookup local                             only if moved here, see below
+//	7450  from RS ipproto icmp lookup 7474         ICMP errors of the real servers
+//	7460  iif lo goto 7499                         gateways: not what the box itself sends,
+//	7461  to INSIDE goto 7499                      nor what stays inside,
+//	7462  from INSIDE lookup 7474                  but all else
+//	7480  nop ...                                  notes, see Forwarding
+//	7499  nop                                      the landing of goto
+//
+// The kernel's `lookup local` stays at preference 0 unless the box itself has a VIP or a masquerade address.
+// Then it moves to 7440: first ours is added there, then the one at 0 deleted; on the way back the
+// one at 0 comes first. So there is always one, and whatever is no service's, such as ssh to the VIP,
+// reaches the box without a detour. Where the administrator has moved the rule behind 7440 nothing is moved; one between
+// 0 and 7440 is an error, as it would hide the VIP.
+//
+// 7411 is a goto and not `lookup main`, so that boxes with several uplinks or with VRFs route what tunlb sends by their own rules.
+//
+// # What tunlb must hand back
+//
+// Rules see less than tunlb, so more than its flows arrives. It must write these back unchanged, and they go on as
+// if nothing had happened: any UDP and ICMP from a real server, any UDP and ICMP to a VIP of the box,
+// TCP and ICMP to a masquerade address of the box, and TCP from a real server's service port. The last one matters if
+// the local rule is moved: then the answers to the box's own connections to a server (health checks!) take
+// this way, too.
+//
+// # Fragments
+//
+// The kernel's rules see no ports in any fragment, not even in the first one, unless connection tracking
+// has reassembled the datagram before. A rule with a port would lose them, so UDP is led to the device as a whole from
+// real servers and to VIPs with a UDP service. Fragmented answers to a masquerade address of the box do get
+// lost. Rules know the ports 1 to 65534.
+//
+// # ICMPv6 is also neighbour discovery
+//
+// A rule cannot tell a neighbour solicitation from an echo request. With `lookup local` at preference 0 nothing
+// is lost, as solicitations and advertisements are multicast or for an address of the box. With the rule moved,
+// found by experiment:
+//
+//   - Multicast and link-local destinations are safe: the kernel looks for them on the receiving device only.
+//   - `from RS ipproto ipv6-icmp` before the local rule would steal the advertisements with which the servers answer the
+//     box: it could no longer find them. That is why 7450 stands behind it (for IPv4 as well). ICMP errors from
+//     a server reach tunlb all the same: they are for a client, or for a VIP.
+//   - `to VIP ipproto ipv6-icmp` steals the unicast probes by which neighbours check that the VIP is still
+//     there, and the answers to solicitations that the box has sent from the VIP. So the VIP becomes a proxy neighbour
+//     on the devices that have it, with net.ipv6.conf.all.proxy_ndp on: the kernel delivers the
+//     neighbour discovery of a packet to be forwarded to such an address locally, and forwards all else, Packet Too
+//     Big and echo requests among it, to the TUN. (Linux 5.13 or a stable kernel of that time: older ones spoil the hop limit.)
+//
+// # Forwarding
+//
+// ip_forward and net.ipv6.conf.all.forwarding are switched on for the families in use. How they stood before
+// is noted in the kernel itself by no-op rules:
+//
+//	7480                forwarding was off (the other notes count only with this one)
+//	7481                net.ipv4.conf.all.accept_redirects was 0: the kernel sets 1 when forwarding ends
+//	7482 iif DEV        forwarding was on for this device: the kernel switches all off
+//	7483 iif DEV  (v6)  accept_ra was 1
+//	7484          (v6)  net.ipv6.conf.all.proxy_ndp was 0
+//
+// A host that becomes an IPv6 router drops the default routes it has learnt from router advertisements and
+// ignores further ones. So accept_ra becomes 2 on the devices with such a route. Devices that come later
+// have the kernel's default. A setting that somebody else changes in the meantime is left alone. What does
+// not come back: large receive offload of devices, which the kernel switches off for forwarding.
+//
+// # The device
+//
+// rp_filter 2 and accept_local 1, as clients' and the box's own addresses come in there. No IPv6 unless used; if it is, no
+// link-local address (addr_gen_mode none) and so no router solicitations, no autoconfiguration. Two multicast
+// listener reports, :: to ff02::16, are all that the kernel sends into the device of its own accord. The device should come
+// down: a link-local address that it has already got stays.
+//
+// # Limits
+//
+// A UDP server on the box itself must be bound to its address: rules see no source otherwise. A VIP that is not the box's own
+// must be routed to the box by the network. Two tunlbs in one namespace would take each other's rules for
+// leftovers: ask for a live daemon before Open.
+package kernel

@@ -1,0 +1,42 @@
+package port
+
+import (
+	"sync/atomic"
+
+	"golang.zx2c4.com/wireguard/tun"
+)
+
+// device is what every TUN port has, whatever way its frames move: the
+// wireguard device, whose events are drained, for their senders block.
+type device struct {
+	dev     tun.Device
+	name    string
+	mtu     atomic.Int64
+	drained chan struct{} // closed when dev has closed its events
+}
+
+// newDevice takes over dev. readMTU asks for the MTU as it is now; done runs
+// after the last event.
+func newDevice(dev tun.Device, name string, mtu int, readMTU func() (int, error), done func()) *device {
+	d := &device{dev: dev, name: name, drained: make(chan struct{})}
+	d.mtu.Store(int64(mtu))
+	go d.drain(readMTU, done)
+	return d
+}
+
+// drain ends when Close of the wireguard device closes its events.
+func (d *device) drain(readMTU func() (int, error), done func()) {
+	defer close(d.drained)
+	defer done()
+	for e := range d.dev.Events() {
+		if e&tun.EventMTUUpdate == 0 {
+			continue
+		}
+		if mtu, err := readMTU(); err == nil { // an error: renamed, moved or gone; Read tells of the last
+			d.mtu.Store(int64(mtu))
+		}
+	}
+}
+
+func (d *device) Name() string { return d.name }
+func (d *device) MTU() int     { return int(d.mtu.Load()) }
