@@ -170,18 +170,24 @@ func (e *Engine) rebuildLocked() error {
 	return nil
 }
 
-// mappingsForLocked keeps the mappings of gateways that stay as they were.
+// mappingsForLocked gives every gateway its mappings: those that it has had, and one set for all that
+// share an address and its ports.
 func (e *Engine) mappingsForLocked(gateways []Gateway) []*flow.Mappings {
-	out := make([]*flow.Mappings, len(gateways))
-	for i, g := range gateways {
-		for j, old := range e.config.Gateways {
-			if old == g {
-				out[i] = e.mappings[j]
-			}
+	type pool struct {
+		address     netip.Addr
+		first, last uint16
+	}
+	poolOf := func(g Gateway) pool { return pool{g.Masquerade, g.FirstPort, g.LastPort} }
+	known := map[pool]*flow.Mappings{}
+	for i, g := range e.config.Gateways {
+		known[poolOf(g)] = e.mappings[i]
+	}
+	var out []*flow.Mappings
+	for _, g := range gateways {
+		if known[poolOf(g)] == nil {
+			known[poolOf(g)] = flow.NewMappings(g.Masquerade, g.FirstPort, g.LastPort)
 		}
-		if out[i] == nil {
-			out[i] = flow.NewMappings(g.Masquerade, g.FirstPort, g.LastPort)
-		}
+		out = append(out, known[poolOf(g)])
 	}
 	return out
 }

@@ -15,7 +15,8 @@ const (
 	datagramLifetime = flow.Tick(30_000) // ms, as Linux's ipfrag_time
 )
 
-// datagramKey names a datagram (RFC 791, RFC 8200 4.5) on the lane that it came in by.
+// datagramKey names a datagram on the lane that it came in by (RFC 791). IPv6 leaves the protocol out
+// (RFC 8200, 4.5): the fragments of one datagram may differ in it.
 type datagramKey struct {
 	src, dst [16]byte
 	id       uint32
@@ -58,7 +59,10 @@ func newFragments(lost func(packet.Reason)) *fragments {
 
 // admit records a fragment and returns its datagram.
 func (fs *fragments) admit(lane uint8, v *packet.View, now flow.Tick) (datagramKey, *datagram, packet.Reason) {
-	key := datagramKey{src: v.Tuple.Src, dst: v.Tuple.Dst, id: v.FragID, proto: v.Tuple.Proto, lane: lane}
+	key := datagramKey{src: v.Tuple.Src, dst: v.Tuple.Dst, id: v.FragID, lane: lane}
+	if !v.Is6 {
+		key.proto = v.Tuple.Proto
+	}
 	d := fs.byKey[key]
 	if d == nil {
 		for len(fs.queue) >= maxDatagrams {

@@ -10,10 +10,18 @@ import (
 // address:port whatever it talks to, reachable as such from outside and (hairpin) from inside.
 
 // mapping finds the inside endpoint that the packet's destination stands for, or nil.
-func (e *Engine) mapping(w *world, v *packet.View) *flow.Mapping {
-	for i, g := range w.gateways {
-		if g.masquerade == v.Tuple.Dst {
-			return e.mappings[i].ByExternal(v.Tuple.Proto, v.Tuple.DstPort)
+func (e *Engine) mapping(v *packet.View) *flow.Mapping {
+	if m := e.mappingsOf(v.Tuple.Dst, v.Tuple.DstPort); m != nil {
+		return m.ByExternal(v.Tuple.Proto, v.Tuple.DstPort)
+	}
+	return nil
+}
+
+// mappingsOf finds the mappings that an outside endpoint belongs to, or nil.
+func (e *Engine) mappingsOf(addr [16]byte, port uint16) *flow.Mappings {
+	for i, g := range e.config.Gateways {
+		if g.Masquerade.As16() == addr && g.FirstPort <= port && port <= g.LastPort {
+			return e.mappings[i]
 		}
 	}
 	return nil
@@ -78,16 +86,17 @@ func translatable(v *packet.View) bool {
 }
 
 // releaseMappings gives back what a gateway's flow held: its source's mapping and, for a flow that
-// came in, its destination's.
+// came in, its destination's. After a reload that took the gateway away there is nothing to give back.
 func (e *Engine) releaseMappings(f *flow.Flow) {
 	outer, inner := f.Outer(), f.Inner()
-	for i, g := range e.config.Gateways {
-		external := g.Masquerade.As16()
-		if inner.Src == external {
-			e.mappings[i].Release(inner.Proto, inner.SrcPort)
+	if inner.Src != outer.Src {
+		if m := e.mappingsOf(inner.Src, inner.SrcPort); m != nil {
+			m.Release(inner.Proto, inner.SrcPort)
 		}
-		if outer.Dst == external {
-			e.mappings[i].Release(outer.Proto, outer.DstPort)
+	}
+	if inner.Dst != outer.Dst {
+		if m := e.mappingsOf(outer.Dst, outer.DstPort); m != nil {
+			m.Release(outer.Proto, outer.DstPort)
 		}
 	}
 }

@@ -17,7 +17,7 @@ func (l *lane) open(v *packet.View, now flow.Tick) (*flow.Flow, *policy.Server, 
 		return l.openService(svc, v, now)
 	}
 	w := e.world.Load()
-	if from, to := w.gateway(v.Tuple.Src), e.mapping(w, v); from >= 0 || to != nil {
+	if from, to := w.gateway(v.Tuple.Src), e.mapping(v); from >= 0 || to != nil {
 		if f, r, ok := l.openGateway(w, from, to, v, now); ok {
 			return f, nil, r
 		}

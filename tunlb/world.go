@@ -22,12 +22,7 @@ type world struct {
 	local    map[[16]byte]struct{} // the box's
 	links    bart.Table[netip.Prefix]
 	routes   bart.Table[uint8]
-	gateways []gatewayEntry
-}
-
-type gatewayEntry struct {
-	inside     netip.Prefix
-	masquerade [16]byte
+	gateways []netip.Prefix // the insides, in the order of the configuration
 }
 
 func newWorld(lanes []*lane, services *policy.Table, gateways []Gateway, box Box) *world {
@@ -50,7 +45,7 @@ func newWorld(lanes []*lane, services *policy.Table, gateways []Gateway, box Box
 		w.addOwn(s.Listen.Addr())
 	}
 	for _, g := range gateways {
-		w.gateways = append(w.gateways, gatewayEntry{g.Inside, g.Masquerade.As16()})
+		w.gateways = append(w.gateways, g.Inside)
 		w.addOwn(g.Masquerade)
 	}
 	return w
@@ -104,8 +99,8 @@ func (w *world) onLink(l *lane, a [16]byte) bool {
 
 // gateway finds the gateway that an inside address belongs to, or -1.
 func (w *world) gateway(a [16]byte) int {
-	for i, g := range w.gateways {
-		if g.inside.Contains(packet.Addr(a)) {
+	for i, inside := range w.gateways {
+		if inside.Contains(packet.Addr(a)) {
 			return i
 		}
 	}

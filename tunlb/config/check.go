@@ -8,6 +8,7 @@ import (
 // check finds the contradictions between values that are right each by itself. What could not be read is zero and skipped.
 func (d *decoder) check() {
 	d.checkPortNames()
+	d.checkBoxPorts()
 	d.checkPortAddresses()
 	d.checkPortRoutes()
 	d.checkServiceNames()
@@ -30,6 +31,21 @@ func (d *decoder) checkPortNames() {
 			continue
 		}
 		d.doubled(p.nameAt, fmt.Sprintf("port name %q", p.Name), at, "write another name")
+	}
+}
+
+// checkBoxPorts allows one port on the box itself: its kernel leads all services to one device.
+func (d *decoder) checkBoxPorts() {
+	var first *port
+	for i, p := range d.ports {
+		switch {
+		case p.NetNS != "":
+		case first == nil:
+			first = &d.ports[i]
+		default:
+			d.fail(p.at, fmt.Sprintf("port %q is the second one without netns", p.Name),
+				fmt.Sprintf("the box's kernel leads all packets to the one in line %d", first.at.line), "write netns: NAMESPACE, or remove this port")
+		}
 	}
 }
 
@@ -184,7 +200,8 @@ func (d *decoder) checkServer(s *service, a netip.Addr, at pos, routers map[neti
 
 func (d *decoder) checkGateways(vips map[netip.Addr][]*service) {
 	inside := make(map[netip.Prefix]pos)
-	for _, g := range d.gateways {
+	for i, g := range d.gateways {
+		d.checkShared(g, d.gateways[:i])
 		if at, known := inside[g.Inside]; known && g.Inside.IsValid() {
 			d.doubled(g.insideAt, fmt.Sprintf("inside network %s", g.Inside), at, "write it once")
 		} else {
@@ -203,6 +220,19 @@ func (d *decoder) checkGateways(vips map[netip.Addr][]*service) {
 	}
 }
 
+// checkShared wants gateways with one address to have the same ports, or quite different ones: a port
+// has to tell whose mapping it is.
+func (d *decoder) checkShared(g gateway, earlier []gateway) {
+	for _, e := range earlier {
+		same := g.FirstPort == e.FirstPort && g.LastPort == e.LastPort
+		if g.Masquerade.IsValid() && g.Masquerade == e.Masquerade && !same && g.FirstPort <= e.LastPort && e.FirstPort <= g.LastPort {
+			d.fail(g.masqueradeAt, fmt.Sprintf("ports %d-%d of %s overlap %d-%d in line %d", g.FirstPort, g.LastPort, g.Masquerade, e.FirstPort, e.LastPort, e.at.line),
+				"a port could be given twice", fmt.Sprintf("write ports: %d-%d here, too, or a range apart from it", e.FirstPort, e.LastPort))
+			return
+		}
+	}
+}
+
 func (d *decoder) checkMasquerade(g gateway) {
 	switch in := g.Inside.Addr(); {
 	case in.Is4() != g.Masquerade.Is4():
@@ -214,7 +244,7 @@ func (d *decoder) checkMasquerade(g gateway) {
 	}
 }
 
-// checkReach finds servers and VIPs that no port leads to. A port with default routes leads everywhere.
+// checkReach finds servers that no port leads to. A port with default routes leads everywhere. VIPs are tunlb's own.
 func (d *decoder) checkReach() {
 	if d.badPorts {
 		return
@@ -224,19 +254,16 @@ func (d *decoder) checkReach() {
 		routes.add(p.Prefixes())
 	}
 	for _, s := range d.services {
-		if a := s.Listen.Addr(); a.IsValid() && !routes.contains(a) {
-			d.noRoute(s.listenAt, "VIP", a)
-		}
 		for i, server := range s.Servers {
 			if a := server.Address.Addr(); a.IsValid() && !routes.contains(a) {
-				d.noRoute(s.serverAt[i].address, "server", a)
+				d.noRoute(s.serverAt[i].address, a)
 			}
 		}
 	}
 }
 
-func (d *decoder) noRoute(at pos, what string, a netip.Addr) {
-	d.fail(at, fmt.Sprintf("no route to the %s %s", what, a), "no port has a prefix with it", fmt.Sprintf("add %s/%d to the routes of the port that leads there", a, a.BitLen()))
+func (d *decoder) noRoute(at pos, a netip.Addr) {
+	d.fail(at, fmt.Sprintf("no route to the server %s", a), "no port has a prefix with it", fmt.Sprintf("add %s/%d to the routes of the port that leads there", a, a.BitLen()))
 }
 
 // routeSet has prefixes by length and so answers in as many look-ups as there are lengths.

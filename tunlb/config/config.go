@@ -113,7 +113,7 @@ const (
 	DefaultMTU         = 1500
 	DefaultControlMode = fs.FileMode(0o600)
 	DefaultFirstPort   = 61000 // above the kernel's default ip_local_port_range, which ends at 60999
-	DefaultLastPort    = 65535
+	DefaultLastPort    = 65534 // the kernel's policy rules take no 65535
 	DefaultScheduler   = "wlc"
 )
 

@@ -12,7 +12,7 @@ import (
 )
 
 // maxVisits bounds what aliases of aliased lists can unfold to.
-const maxVisits = 1 << 20
+const maxVisits = 1 << 19
 
 // decoder turns the tree into what the file asks for. It goes on after an error; what could not be read stays zero.
 type decoder struct {
@@ -117,12 +117,12 @@ func (d *decoder) decodeField(f field, of string, keys []key) {
 	d.fail(f.at, "unknown key "+quote(f.key), "it is no key of "+of, suggest(f.key, names))
 }
 
-// visit counts list items and fields, and reports whether there may be more.
+// visit counts list items and fields, and reports whether to go on.
 func (d *decoder) visit(at pos) bool {
 	if d.visits++; d.visits == maxVisits+1 {
 		d.fail(at, "too large", fmt.Sprintf("the aliases unfold to more than %d values", maxVisits), "write fewer")
 	}
-	return d.visits <= maxVisits
+	return d.visits <= maxVisits && !d.full()
 }
 
 // items calls each for the items of a list.

@@ -67,11 +67,13 @@ type reporter struct {
 }
 
 func (r *reporter) fail(at pos, what, why, instead string) {
-	if len(r.errs) >= maxErrors {
+	if r.full() {
 		return
 	}
 	r.errs = append(r.errs, &Error{File: r.file, Line: at.line, Column: at.column, What: what, Why: why, Instead: instead})
 }
+
+func (r *reporter) full() bool { return len(r.errs) >= maxErrors }
 
 func (r *reporter) tooManyKeys(at pos) {
 	r.fail(at, "too many keys", fmt.Sprintf("no map has more than %d", maxKeys), "write a list")

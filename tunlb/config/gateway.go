@@ -60,6 +60,8 @@ func (d *decoder) decodePortRange(n *node, g *gateway) {
 		d.fail(n.at, fmt.Sprintf("ports %s is no range", quote(n.text)), "a range is two ports with - between them", instead)
 	case first == 0:
 		d.fail(n.at, fmt.Sprintf("ports %s has port 0", quote(n.text)), "no connection has it", instead)
+	case last == 65535:
+		d.fail(n.at, fmt.Sprintf("ports %s has port 65535", quote(n.text)), "the kernel's policy rules take none above 65534", fmt.Sprintf("write %d-65534", min(first, 65534)))
 	case first > last:
 		d.fail(n.at, fmt.Sprintf("ports %s runs backwards", quote(n.text)), "the lower port comes first", fmt.Sprintf("write %d-%d", last, first))
 	default:

@@ -92,7 +92,7 @@ func TestParseAccepts(t *testing.T) {
 			}},
 		{"gateway only", "gateway: [{inside: 192.168.0.0/24, masquerade: 198.51.100.1}]", func(c *Config) {
 			c.Services = nil
-			c.Gateways = []Gateway{{pfx("192.168.0.0/24"), adr("198.51.100.1"), 61000, 65535}}
+			c.Gateways = []Gateway{{pfx("192.168.0.0/24"), adr("198.51.100.1"), 61000, 65534}}
 		}},
 		{"gateway that masquerades as a VIP with other ports", web + "gateway: [{inside: 192.168.0.0/24, masquerade: 203.0.113.22, ports: 81-90}]", func(c *Config) {
 			c.Gateways = []Gateway{{pfx("192.168.0.0/24"), adr("203.0.113.22"), 81, 90}}
@@ -175,7 +175,7 @@ func TestParseSample(t *testing.T) {
 		{Name: "rs1", Address: ap("192.168.0.10:8080"), Weight: 3},
 		{Name: "rs2", Address: ap("192.168.0.11:8080"), Weight: 1},
 	}
-	want.Gateways = []Gateway{{pfx("192.168.0.0/24"), adr("198.51.100.1"), 61000, 65535}}
+	want.Gateways = []Gateway{{pfx("192.168.0.0/24"), adr("198.51.100.1"), 61000, 65534}}
 	want.Control.Socket = "/run/tunlb.sock"
 	got, err := Parse("tunlb.yaml", []byte(sample))
 	if err != nil {

@@ -167,11 +167,14 @@ func (d *decoder) emptyFile() {
 	d.fail(pos{1, 1}, "empty file", "there is nothing to do", "write services: or gateway:")
 }
 
+// maxMerged bounds what merge keys of merge keys can unfold to.
+const maxMerged = 1 << 18
+
 // tree turns the parser's nodes into ours.
 type tree struct {
 	*reporter
 	anchors map[string]*node // what was read so far: an alias may only look back, so there are no cycles
-	merges  int              // maps merged into others so far
+	merged  int              // fields of maps merged into others so far
 }
 
 // convert gives the value of n; a value that cannot be used is reported and becomes nil.
@@ -322,11 +325,14 @@ func (t *tree) mergeSources(value *node) []*node {
 	if value.kind == list {
 		sources = value.items
 	}
-	if t.merges += len(sources); t.merges > maxItems {
-		t.fail(value.at, "too many merge keys", fmt.Sprintf("at most %d are allowed", maxItems), "write the keys themselves")
-		return nil
-	}
 	for _, s := range sources {
+		if t.merged > maxMerged { // reported once
+			return nil
+		}
+		if t.merged += len(s.fields) + 1; t.merged > maxMerged {
+			t.fail(value.at, "too many merge keys", fmt.Sprintf("they unfold to more than %d fields", maxMerged), "write the keys themselves")
+			return nil
+		}
 		if s.kind != mapping {
 			t.fail(s.at, fmt.Sprintf(`"<<" is %s`, kindNames[s.kind]), "only maps can be merged", "write <<: *anchor of a map")
 			return nil

@@ -25,13 +25,17 @@ func NewClient(socket string) *Client {
 	if socket == "" {
 		socket = findSocket()
 	}
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	return NewClientVia(socket, (&net.Dialer{}).DialContext)
+}
+
+// NewClientVia is NewClient with a way to the socket of its own, such as from another network
+// namespace: abstract sockets (@name) are seen from their own namespace only.
+func NewClientVia(socket string, dial func(ctx context.Context, network, address string) (net.Conn, error)) *Client {
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, "unix", socket) },
 	}
-	return &Client{
-		socket: socket,
-		http:   &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
-	}
+	return &Client{socket: socket, http: &http.Client{Transport: transport}}
 }
 
 // Status asks for the state of everything.

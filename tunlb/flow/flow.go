@@ -82,14 +82,18 @@ func (f *Flow) Inner() packet.Tuple {
 }
 
 // Edit turns a packet of direction d into what its receiver is to get.
-func (f *Flow) Edit(d Direction) packet.Edit {
+func (f *Flow) Edit(d Direction) (e packet.Edit) {
+	e.To.Proto = f.proto
 	if d == Forward {
-		return packet.Edit{To: f.Inner(), Delta: f.delta}
+		e.To.Src, e.To.SrcPort = f.innerSrc, f.innerSrcPort
+		e.To.Dst, e.To.DstPort = f.innerDst, f.innerDstPort
+		e.Delta = f.delta
+		return e
 	}
-	return packet.Edit{
-		To:    packet.Tuple{Src: f.outerDst, Dst: f.outerSrc, SrcPort: f.outerDstPort, DstPort: f.outerSrcPort, Proto: f.proto},
-		Delta: f.delta.Invert(),
-	}
+	e.To.Src, e.To.SrcPort = f.outerDst, f.outerDstPort
+	e.To.Dst, e.To.DstPort = f.outerSrc, f.outerSrcPort
+	e.Delta = f.delta.Invert()
+	return e
 }
 
 // carries says whether tu is what packets of direction d come with.

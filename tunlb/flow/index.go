@@ -25,7 +25,7 @@ type index struct {
 	seed  maphash.Seed
 	dir   []*page // 2^depth long; a page of lesser depth has several entries in a row
 	depth uint8
-	spare *page // scratch of split
+	spare *page  // scratch of split
 }
 
 // page is 24 KiB, a size class of the allocator. With pages of 3071 slots 2^20, 2^22, ... flows (and a

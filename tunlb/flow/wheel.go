@@ -93,8 +93,8 @@ func (t *Table) unlink(f *Flow) {
 // slot of its former, shorter timeout it would be the next to be evicted.
 func (t *Table) reschedule(f *Flow, now Tick) {
 	bucket := t.bucketFor(f, now)
-	if bucket < assuredList && bucket != f.bucket || f.bucket < assuredList && bucket >= assuredList ||
-		t.wheel.sooner(bucket, f.bucket) {
+	unassured := bucket < assuredList || f.bucket < assuredList
+	if bucket != f.bucket && (unassured || t.wheel.sooner(bucket, f.bucket)) {
 		ref := t.ref(f)
 		t.unlink(f)
 		t.link(f, ref, bucket)

@@ -1,0 +1,318 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/stack/kernel"
+	"github.com/tunlb/tunlb/stack/port"
+	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/config"
+	"github.com/tunlb/tunlb/tunlb/control"
+	"github.com/tunlb/tunlb/tunlb/flow"
+)
+
+// daemon is a running tunlb: an engine, what the kernels of its namespaces were told, a control socket.
+type daemon struct {
+	log      zerolog.Logger
+	path     string // of the configuration file
+	started  time.Time
+	engine   *tunlb.Engine
+	networks []*network // one per port, in order
+	listener net.Listener
+
+	mu  sync.Mutex // one reload, or one change of the box, at a time
+	cfg *config.Config
+}
+
+// network is a port's network namespace and what its kernel has been told.
+type network struct {
+	kernel *kernel.Kernel
+	port   int // index in cfg.Ports
+	device string
+}
+
+// startDaemon does everything that can fail before the first packet. On an error all is undone.
+func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_ *daemon, err error) {
+	path, err = filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	d := &daemon{log: log, path: path, started: time.Now(), cfg: cfg}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	if socket == "" {
+		socket = cfg.Control.Socket
+	}
+	// The socket comes first: it tells whether another tunlb is at work here, before anything of its
+	// would be taken for a leftover.
+	if d.listener, err = control.Listen(socket, cfg.Control.Mode); err != nil {
+		return nil, err
+	}
+	attachments, err := d.openPorts()
+	if err != nil {
+		return nil, err
+	}
+	d.engine, err = tunlb.New(tunlb.Options{
+		Attachments: attachments,
+		MaxFlows:    cfg.Flows.Max,
+		Timeouts:    timeouts(cfg.Timeouts),
+		Log:         log,
+	}, engineConfig(cfg))
+	if err != nil {
+		for _, a := range attachments {
+			a.Port.Close()
+		}
+		return nil, err
+	}
+	for _, n := range d.networks {
+		if err := n.kernel.Apply(kernelState(cfg, n)); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// openPorts makes the devices, each in a namespace cleaned of what a killed tunlb has left there. On an
+// error those made are closed again.
+func (d *daemon) openPorts() (attachments []tunlb.Attachment, err error) {
+	defer func() {
+		if err != nil {
+			for _, a := range attachments {
+				a.Port.Close()
+			}
+		}
+	}()
+	cleaned := map[string]bool{}
+	for i, p := range d.cfg.Ports {
+		if !cleaned[p.NetNS] {
+			cleaned[p.NetNS] = true
+			removed, err := kernel.Clean(p.NetNS)
+			if err != nil {
+				return attachments, err
+			}
+			for _, what := range removed {
+				d.log.Warn().Str("port", p.Name).Msgf("undone what a killed tunlb had left: %s", what)
+			}
+		}
+		offload, err := port.ParseOffload(p.Offload)
+		if err != nil {
+			return attachments, err
+		}
+		dev, err := port.OpenTUN(port.TUNConfig{Name: p.Name, MTU: p.MTU, NetNS: p.NetNS, Offload: offload})
+		if err != nil {
+			return attachments, err
+		}
+		attachments = append(attachments, attachment(p, dev))
+		k, err := kernel.Open(p.NetNS)
+		if err != nil {
+			return attachments, err
+		}
+		d.networks = append(d.networks, &network{kernel: k, port: i, device: dev.Name()})
+	}
+	return attachments, nil
+}
+
+func timeouts(t config.Timeouts) flow.Timeouts {
+	return flow.Timeouts{
+		None: t.None, Established: t.Established, SynSent: t.SynSent, SynRecv: t.SynRecv, FinWait: t.FinWait,
+		TimeWait: t.TimeWait, Close: t.Close, CloseWait: t.CloseWait, LastAck: t.LastAck, Listen: t.Listen,
+		SynAck: t.SynAck, UDP: t.UDP,
+	}
+}
+
+func attachment(p config.Port, dev port.Port) tunlb.Attachment {
+	a := tunlb.Attachment{Port: dev, Own: p.Router, Routes: p.Routes, Kernel: p.NetNS == ""}
+	for _, prefix := range p.Addresses {
+		a.Subnets = append(a.Subnets, prefix.Masked())
+	}
+	return a
+}
+
+func engineConfig(cfg *config.Config) tunlb.Config {
+	out := tunlb.Config{Services: cfg.Services}
+	for _, g := range cfg.Gateways {
+		out.Gateways = append(out.Gateways, tunlb.Gateway(g))
+	}
+	return out
+}
+
+// serve balances and answers until ctx ends or the engine fails.
+func (d *daemon) serve(ctx context.Context, hup <-chan os.Signal) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for _, n := range d.networks {
+		if d.cfg.Ports[n.port].NetNS == "" {
+			wg.Go(func() { d.watchBox(ctx, n) })
+		}
+	}
+	wg.Go(func() {
+		if err := control.Serve(ctx, d.listener, d, d.log); err != nil {
+			d.log.Error().Err(err).Msg("control socket")
+		}
+	})
+	wg.Go(func() { d.reloadOn(ctx, hup) })
+	d.log.Info().Str("control", d.listener.Addr().String()).Msgf("balancing %s over %s",
+		count(len(d.cfg.Services), "service"), count(len(d.cfg.Ports), "port"))
+	err := d.engine.Run(ctx)
+	if errors.Is(err, port.ErrGone) {
+		err = fmt.Errorf("%w: somebody deleted it; start tunlb again to have it made anew", err)
+	}
+	return err
+}
+
+// close undoes everything: rules and routes first, so that nothing is led to a device that is closing.
+func (d *daemon) close() error {
+	var errs []error
+	for _, n := range d.networks {
+		errs = append(errs, n.kernel.Close())
+	}
+	if d.engine != nil {
+		errs = append(errs, d.engine.Close())
+	}
+	if d.listener != nil {
+		if err := d.listener.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// watchBox follows the addresses of the box until ctx ends: a VIP may become or cease to be one of
+// them at any time, which decides who answers for its other ports.
+func (d *daemon) watchBox(ctx context.Context, n *network) {
+	err := n.kernel.Watch(ctx, n.device, func(v kernel.View) {
+		var box tunlb.Box
+		for _, a := range v.Addresses {
+			box.Local = append(box.Local, a.Prefix.Addr())
+		}
+		for _, l := range v.OnLink {
+			if l.Device != n.device {
+				box.Links = append(box.Links, l.Prefix)
+			}
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		err := errors.Join(d.engine.SetBox(box), n.kernel.Apply(kernelState(d.cfg, n)))
+		if err != nil && ctx.Err() == nil {
+			d.log.Error().Err(err).Msg("the box's addresses have changed")
+		}
+	})
+	if err != nil && ctx.Err() == nil {
+		d.log.Error().Err(err).Msg("changes of the box's addresses go unseen from now on")
+	}
+}
+
+// reloadOn reloads on every signal until ctx ends.
+func (d *daemon) reloadOn(ctx context.Context, hup <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			r := d.Reload(ctx)
+			d.log.Info().Strs("changes", r.Changes).Strs("errors", r.Errors).Msg("reload asked for by SIGHUP")
+		}
+	}
+}
+
+// Reload reads the file again and applies it. A bad one changes nothing.
+func (d *daemon) Reload(context.Context) control.ReloadResult {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	cfg, err := config.Load(d.path)
+	if err != nil {
+		return control.ReloadResult{Errors: strings.Split(err.Error(), "\n"), Invalid: exitCode(err) == exitConfig}
+	}
+	changes, err := d.applyLocked(cfg)
+	if err != nil {
+		return control.ReloadResult{Errors: strings.Split(err.Error(), "\n")}
+	}
+	return control.ReloadResult{Changes: changes}
+}
+
+// applyLocked has engine and kernel follow the file. When the kernel refuses, both go back.
+func (d *daemon) applyLocked(cfg *config.Config) ([]string, error) {
+	if err := unchangeable(d.cfg, cfg); err != nil {
+		return nil, err
+	}
+	old := d.cfg
+	changes, err := changes(old, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.engine.Apply(engineConfig(cfg)); err != nil {
+		return nil, err
+	}
+	d.cfg = cfg
+	for _, n := range d.networks {
+		if err := n.kernel.Apply(kernelState(cfg, n)); err != nil {
+			d.cfg = old
+			back := []error{err, d.engine.Apply(engineConfig(old))}
+			for _, n := range d.networks {
+				back = append(back, n.kernel.Apply(kernelState(old, n)))
+			}
+			return nil, errors.Join(back...)
+		}
+	}
+	return changes, nil
+}
+
+// unchangeable says which part of the file needs a restart.
+func unchangeable(old, cfg *config.Config) error {
+	switch {
+	case !reflect.DeepEqual(old.Ports, cfg.Ports):
+		return errRestart("ports")
+	case old.Control != cfg.Control:
+		return errRestart("control")
+	case old.Flows != cfg.Flows:
+		return errRestart("flows")
+	case old.Timeouts != cfg.Timeouts:
+		return errRestart("timeouts")
+	}
+	return nil
+}
+
+// changes lists what a reload changes, for people.
+func changes(old, cfg *config.Config) ([]string, error) {
+	before, err := policy.Build(old.Services, nil)
+	if err != nil {
+		return nil, err
+	}
+	after, err := policy.Build(cfg.Services, nil)
+	if err != nil {
+		return nil, err
+	}
+	lines := after.Diff(before)
+	if !reflect.DeepEqual(old.Gateways, cfg.Gateways) {
+		lines = append(lines, "~ gateway")
+	}
+	return lines, nil
+}
+
+// Info says who this is.
+func (d *daemon) Info() control.Info {
+	return control.Info{Version: version(), PID: os.Getpid(), Config: d.path, Started: d.started}
+}
+
+// Status is the engine's.
+func (d *daemon) Status() tunlb.Status { return d.engine.Status() }
+
+// Conns are the engine's.
+func (d *daemon) Conns(visit func(tunlb.Conn) bool) { d.engine.Conns(visit) }

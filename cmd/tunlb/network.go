@@ -1,0 +1,60 @@
+package main
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/tunlb/tunlb/stack/kernel"
+	"github.com/tunlb/tunlb/tunlb/config"
+)
+
+// kernelState says what the kernel at a port is to be told. A port without a namespace is the box's
+// own: its kernel leads services, servers and gateways to it. One in a namespace is that namespace's
+// way to everywhere.
+func kernelState(cfg *config.Config, n *network) kernel.State {
+	p := cfg.Ports[n.port]
+	s := kernel.State{Device: n.device, Addresses: p.Addresses}
+	if p.NetNS != "" {
+		s.Routes = defaultRoutes(p)
+		return s
+	}
+	s.Routed = true
+	for _, svc := range cfg.Services {
+		s.VIPs = addVIP(s.VIPs, svc.Listen, svc.Proto)
+		for _, srv := range svc.Servers {
+			server := kernel.Server{Addr: srv.Address, Proto: svc.Proto}
+			if !slices.Contains(s.Servers, server) {
+				s.Servers = append(s.Servers, server)
+			}
+		}
+	}
+	for _, g := range cfg.Gateways {
+		s.Gateways = append(s.Gateways, kernel.Gateway(g))
+	}
+	return s
+}
+
+func addVIP(vips []kernel.VIP, listen netip.AddrPort, proto uint8) []kernel.VIP {
+	port := kernel.PortProto{Proto: proto, Port: listen.Port()}
+	for i := range vips {
+		if vips[i].Addr == listen.Addr() {
+			vips[i].Ports = append(vips[i].Ports, port)
+			return vips
+		}
+	}
+	return append(vips, kernel.VIP{Addr: listen.Addr(), Ports: []kernel.PortProto{port}})
+}
+
+// defaultRoutes are those of the families that the port has.
+func defaultRoutes(p config.Port) (routes []netip.Prefix) {
+	for _, a := range p.Addresses {
+		everywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if a.Addr().Is6() {
+			everywhere = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		}
+		if !slices.Contains(routes, everywhere) {
+			routes = append(routes, everywhere)
+		}
+	}
+	return routes
+}

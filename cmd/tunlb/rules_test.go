@@ -1,0 +1,142 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/tunlb/tunlb"
+
+// rules say what a package may import besides the standard library, and why. A trailing /... means
+// everything below. Test files are free.
+var rules = map[string]struct {
+	may []string
+	why string
+}{
+	"policy":       {nil, "scheduling is pure: no I/O, testable without a packet"},
+	"stack/packet": {nil, "the bytes of one frame need nothing but the standard library"},
+	"stack/port":   {[]string{"stack/packet", "golang.zx2c4.com/wireguard/tun", "golang.org/x/sys/..."}, "a port moves frames and knows nothing of what is in them"},
+	"stack/kernel": {[]string{"github.com/vishvananda/...", "golang.org/x/sys/..."}, "what the kernel is told does not depend on how packets move"},
+	"stack":        {[]string{"stack/packet", "gvisor.dev/gvisor/...", "github.com/rs/zerolog"}, "gVisor's stack moves its API: one package knows it"},
+	"tunlb/flow":   {[]string{"stack/packet"}, "the connection table is a data structure"},
+	"tunlb/config": {[]string{"policy", "github.com/goccy/go-yaml/..."}, "a file is checked without a machine"},
+	"tunlb": {[]string{"policy", "stack", "stack/packet", "stack/port", "tunlb/flow", "github.com/rs/zerolog",
+		"github.com/gaissmai/bart", "golang.org/x/time/rate"}, "the engine works on ports and tells no kernel anything"},
+	"tunlb/control":           {[]string{"tunlb", "github.com/rs/zerolog"}, "control serves what the engine says"},
+	"labnet":                  {[]string{"labnet/netns", "stack/packet", "tunlb", "tunlb/config"}, "a topology does not know how packets are balanced"},
+	"labnet/netns":            {[]string{"github.com/vishvananda/...", "golang.org/x/sys/..."}, "the only other place that speaks to the kernel's namespaces"},
+	"cmd/tunlb":               {[]string{module + "/...", "github.com/urfave/cli/v2", "github.com/rs/zerolog", "golang.org/x/sys/..."}, "the command line knows everything"},
+	"stack/packet/packettest": {[]string{"stack/packet", "gvisor.dev/gvisor/..."}, "the oracle of the tests is another implementation"},
+}
+
+// TestImports keeps the layers apart, and every package from being without a rule.
+func TestImports(t *testing.T) {
+	for dir, files := range packages(t) {
+		if strings.HasPrefix(dir, "scripts") {
+			continue // programs of their own
+		}
+		rule, ok := rules[dir]
+		if !ok {
+			t.Errorf("package %s has no import rule: add it to rules, with a reason", dir)
+			continue
+		}
+		for name, f := range files {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			for _, spec := range f.Imports {
+				if path := strings.Trim(spec.Path.Value, `"`); !allowed(path, rule.may) {
+					t.Errorf("%s imports %s: %s", name, path, rule.why)
+				}
+			}
+		}
+	}
+}
+
+func allowed(path string, may []string) bool {
+	if !strings.Contains(strings.SplitN(path, "/", 2)[0], ".") {
+		return true // the standard library
+	}
+	short := strings.TrimPrefix(path, module+"/")
+	return slices.ContainsFunc(may, func(m string) bool {
+		prefix, below := strings.CutSuffix(m, "/...")
+		return short == prefix || path == prefix || below && (strings.HasPrefix(path, prefix+"/") || strings.HasPrefix(short, prefix+"/"))
+	})
+}
+
+// TestPackageDocs wants exactly one package doc in each package.
+func TestPackageDocs(t *testing.T) {
+	for dir, files := range packages(t) {
+		var docs []string
+		for name, f := range files {
+			if f.Doc != nil {
+				docs = append(docs, name)
+			}
+		}
+		if len(docs) != 1 {
+			slices.Sort(docs)
+			t.Errorf("package %s has %d package docs, want 1: %v", dir, len(docs), docs)
+		}
+	}
+}
+
+// TestNoInit keeps order of initialisation out of the program.
+func TestNoInit(t *testing.T) {
+	for _, files := range packages(t) {
+		for name, f := range files {
+			for _, d := range f.Decls {
+				if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+					t.Errorf("%s: func init: construct explicitly instead", name)
+				}
+			}
+		}
+	}
+}
+
+// packages parses the module's files as far as imports, docs and declarations go, by folder.
+func packages(t *testing.T) map[string]map[string]*ast.File {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]map[string]*ast.File{}
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "testdata" || strings.HasPrefix(d.Name(), ".") && path != root):
+			return filepath.SkipDir
+		case filepath.Ext(path) != ".go":
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		dir := filepath.ToSlash(filepath.Dir(rel))
+		if out[dir] == nil {
+			out[dir] = map[string]*ast.File{}
+		}
+		out[dir][rel] = f
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(out) < 10 {
+		t.Fatalf("found %d packages only: looking in the wrong place?", len(out))
+	}
+	return out
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/urfave/cli/v2"
+
+	"github.com/tunlb/tunlb/tunlb/config"
+)
+
+func runCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "run",
+		Usage: "balance as a configuration file says, until SIGINT or SIGTERM; SIGHUP reloads",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "configuration `FILE`", Required: true},
+			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "`LEVEL`: debug, info, warn or error"},
+			&cli.BoolFlag{Name: "log-json", Usage: "log JSON, one object a line"},
+			&cli.StringFlag{Name: "socket", Usage: "control socket `PATH`, instead of the file's", EnvVars: []string{"TUNLB_SOCKET"}},
+		},
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			log, err := newLogger(c)
+			if err != nil {
+				return err
+			}
+			cfg, err := config.Load(c.String("file"))
+			if err != nil {
+				return showConfigErrors(c, err)
+			}
+			d, err := startDaemon(c.String("file"), c.String("socket"), cfg, log)
+			if err != nil {
+				return err
+			}
+			hup := make(chan os.Signal, 1)
+			signal.Notify(hup, syscall.SIGHUP)
+			defer signal.Stop(hup)
+			return errors.Join(d.serve(c.Context, hup), d.close())
+		},
+	}
+}
+
+// newLogger logs to the error output: text for a person, JSON for a collector.
+func newLogger(c *cli.Context) (zerolog.Logger, error) {
+	level, err := zerolog.ParseLevel(c.String("log-level"))
+	if err != nil {
+		return zerolog.Nop(), usagef("--log-level %q: want debug, info, warn or error", c.String("log-level"))
+	}
+	var w io.Writer = c.App.ErrWriter
+	if !c.Bool("log-json") {
+		w = zerolog.ConsoleWriter{Out: w, NoColor: !colours(w), TimeFormat: time.TimeOnly}
+	}
+	return zerolog.New(w).Level(level).With().Timestamp().Logger(), nil
+}
+
+// colours says whether escapes may be written to w: to a terminal, and not against NO_COLOR.
+func colours(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// errRestart is why a reload can't do what the file asks for.
+func errRestart(what string) error {
+	return fmt.Errorf("%s can't be changed while running: restart tunlb for it, or put it back", what)
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tunlb/tunlb/tunlb/control"
+)
+
+func statusCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "status",
+		Usage: "show services, servers, ports, connections and drops of the running daemon",
+		Flags: []cli.Flag{socketFlag(), outputFlag()},
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			asJSON, err := asJSON(c)
+			if err != nil {
+				return err
+			}
+			status, err := client(c).Status(c.Context)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(c.App.Writer, status)
+			}
+			return showStatus(c.App.Writer, status)
+		},
+	}
+}
+
+func showStatus(w io.Writer, s control.Status) error {
+	fmt.Fprintf(w, "tunlb %s, process %d, up %s, %s\n", s.Daemon.Version, s.Daemon.PID,
+		time.Since(s.Daemon.Started).Round(time.Second), s.Daemon.Config)
+	evicted := ""
+	if s.Flows.Evicted > 0 {
+		evicted = fmt.Sprintf(", %d half-open ones evicted", s.Flows.Evicted)
+	}
+	fmt.Fprintf(w, "%d of %d connections%s\n\n", s.Flows.Count, s.Flows.Cap, evicted)
+	if len(s.Services) > 0 {
+		if err := showServices(w, s); err != nil {
+			return err
+		}
+	}
+	if len(s.Gateways) > 0 {
+		t := newTable(w, "GATEWAY", "MASQUERADE", "MAPPINGS")
+		for _, g := range s.Gateways {
+			t.row(g.Inside, g.Masquerade, g.Mappings)
+		}
+		if err := t.flush(); err != nil {
+			return err
+		}
+		fmt.Fprintln(w)
+	}
+	t := newTable(w, "PORT", "MTU", "RX PACKETS", "RX", "TX PACKETS", "TX")
+	for _, p := range s.Ports {
+		t.row(p.Name, p.MTU, p.RxPackets, size(p.RxBytes), p.TxPackets, size(p.TxBytes))
+	}
+	if err := t.flush(); err != nil || len(s.Drops) == 0 {
+		return err
+	}
+	fmt.Fprintln(w)
+	t = newTable(w, "DROPPED", "PACKETS")
+	for _, reason := range slices.Sorted(maps.Keys(s.Drops)) {
+		t.row(reason, s.Drops[reason])
+	}
+	return t.flush()
+}
+
+func showServices(w io.Writer, s control.Status) error {
+	t := newTable(w, "SERVICE", "LISTEN", "SCHED", "MODE", "VIP OF", "WEIGHT", "ACTIVE", "INACT", "CONNS", "IN", "OUT")
+	for _, svc := range s.Services {
+		t.row(svc.Name, fmt.Sprintf("%s/%s", svc.Listen, svc.Protocol), svc.Scheduler, svc.Mode, svc.Owner,
+			"", "", "", svc.Traffic.Conns, size(svc.Traffic.InBytes), size(svc.Traffic.OutBytes))
+		for _, srv := range svc.Servers {
+			t.row("  "+srv.Name, srv.Address, "", "", "", srv.Weight, srv.Active, srv.Inactive,
+				srv.Traffic.Conns, size(srv.Traffic.InBytes), size(srv.Traffic.OutBytes))
+		}
+	}
+	if err := t.flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w)
+	return err
+}
