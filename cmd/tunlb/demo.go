@@ -180,15 +180,20 @@ func (d *demo) await(ended <-chan error) error {
 
 func (d *demo) client() *control.Client { return clientIn(d.lab.NS("lb")) }
 
-// clientIn talks to the daemon that a demo has in a namespace.
+// clientIn talks to the daemon that a lab has in a namespace.
 func clientIn(ns *netns.NS) *control.Client {
-	return control.NewClientVia(demoSocket, func(ctx context.Context, network, address string) (conn net.Conn, err error) {
-		err = ns.Do(func() error {
-			conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
-			return err
-		})
-		return conn, err
+	return control.NewClientVia(demoSocket, func(ctx context.Context, network, address string) (net.Conn, error) {
+		return dialIn(ctx, ns, network, address)
 	})
+}
+
+// dialIn dials inside a namespace whatever net.Dialer can: Unix sockets and raw IP as well.
+func dialIn(ctx context.Context, ns *netns.NS, network, address string) (conn net.Conn, err error) {
+	err = ns.Do(func() error {
+		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
 }
 
 // get asks once, over a connection of its own, and returns the name of the server that answered.

@@ -67,7 +67,7 @@ type site struct {
 	cmd    *netns.Cmd
 	log    *syncBuffer
 	ended  chan error
-	before map[string][]string
+	before []string
 }
 
 // syncBuffer is a log that may be read while it is written.
@@ -198,7 +198,7 @@ func (s *site) kill() {
 	<-s.ended
 }
 
-// unchanged wants the kernel of every node to be as it was before tunlb.
+// unchanged wants lb's kernel to be as it was before tunlb.
 func (s *site) unchanged() {
 	s.t.Helper()
 	if diff := cmp.Diff(s.before, s.network()); diff != "" {
@@ -206,49 +206,51 @@ func (s *site) unchanged() {
 	}
 }
 
-// network is what tunlb may change, by node, one line each.
-func (s *site) network() map[string][]string {
+// network is what tunlb may change on lb, a line each. The kernel's own link-local addresses and local
+// IPv6 routes are left out: it adds them when it likes, after a link has come up.
+func (s *site) network() []string {
 	s.t.Helper()
-	state := map[string][]string{}
-	for _, node := range s.lab.Topology().Nodes {
-		ns := s.lab.NS(node.Name)
-		var lines []string
-		links, err := ns.Handle().LinkList()
+	ns := s.lab.NS("lb")
+	var lines []string
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	links, err := ns.Handle().LinkList()
+	s.must(err)
+	for _, l := range links {
+		add("link %s mtu %d", l.Attrs().Name, l.Attrs().MTU)
+		addrs, err := ns.Handle().AddrList(l, netlink.FAMILY_ALL)
 		s.must(err)
-		for _, l := range links {
-			lines = append(lines, fmt.Sprintf("link %s mtu %d", l.Attrs().Name, l.Attrs().MTU))
-			addrs, err := ns.Handle().AddrList(l, netlink.FAMILY_ALL)
-			s.must(err)
-			for _, a := range addrs {
-				lines = append(lines, fmt.Sprintf("address %s %s", l.Attrs().Name, a.IPNet))
+		for _, a := range addrs {
+			if !a.IP.IsLinkLocalUnicast() {
+				add("address %s %s", l.Attrs().Name, a.IPNet)
 			}
 		}
-		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-			rules, err := ns.Handle().RuleList(family)
-			s.must(err)
-			for _, r := range rules {
-				lines = append(lines, fmt.Sprintf("rule %d %v table %d protocol %d", family, r, r.Table, r.Protocol))
-			}
-			routes, err := ns.Handle().RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_TABLE)
-			s.must(err)
-			for _, r := range routes {
-				lines = append(lines, fmt.Sprintf("route %d %v", family, r))
-			}
-		}
-		s.must(ns.Do(func() error {
-			for _, path := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/conf/all/rp_filter"} {
-				b, err := os.ReadFile("/proc/sys/net/" + path)
-				if err != nil {
-					return err
-				}
-				lines = append(lines, path+" "+strings.TrimSpace(string(b)))
-			}
-			return nil
-		}))
-		slices.Sort(lines)
-		state[node.Name] = lines
 	}
-	return state
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		rules, err := ns.Handle().RuleList(family)
+		s.must(err)
+		for _, r := range rules {
+			add("rule %d %v table %d protocol %d", family, r, r.Table, r.Protocol)
+		}
+		routes, err := ns.Handle().RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_TABLE)
+		s.must(err)
+		for _, r := range routes {
+			if family == netlink.FAMILY_V4 || r.Table != 255 && !(r.Dst != nil && r.Dst.IP.IsLinkLocalUnicast()) {
+				add("route %d %v", family, r)
+			}
+		}
+	}
+	s.must(ns.Do(func() error {
+		for _, path := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/conf/all/rp_filter", "ipv6/conf/all/proxy_ndp"} {
+			b, err := os.ReadFile("/proc/sys/net/" + path)
+			if err != nil {
+				return err
+			}
+			add("%s %s", path, bytes.TrimSpace(b))
+		}
+		return nil
+	}))
+	slices.Sort(lines)
+	return lines
 }
 
 func (s *site) must(err error) {
@@ -319,7 +321,7 @@ func (s *site) dial(node, network, address string) net.Conn {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	conn, err := s.lab.NS(node).DialContext(ctx, network, address)
+	conn, err := dialIn(ctx, s.lab.NS(node), network, address)
 	if err != nil {
 		s.t.Fatalf("%s: dial %s %s: %v", node, network, address, err)
 	}

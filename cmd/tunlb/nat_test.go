@@ -132,7 +132,11 @@ func (s *site) ping(node, to string) {
 		if err != nil {
 			s.t.Fatalf("%s: ping %s: %v", node, to, err)
 		}
-		if n >= 8 && b[0] == reply && bytes.Equal(b[4:n], echo[4:]) {
+		answer := b[:n]
+		if network == "ip4:icmp" {
+			answer = answer[int(b[0]&15)*4:] // Read leaves the IPv4 header in place
+		}
+		if len(answer) >= 8 && answer[0] == reply && bytes.Equal(answer[4:], echo[4:]) {
 			return
 		}
 	}

@@ -10,7 +10,8 @@ import (
 // The index is an extendible hash table: a directory of pages, addressed by the hash's highest bits.
 // A full page is split in two by the next bit, so that the table grows a page (some 10 us) at a time,
 // and never stalls for a rehash of all. Inside a page: linear probing, and deletion that shifts back
-// (no tombstones: churn leaves no trace). Pages are never merged.
+// (no tombstones: churn leaves no trace). Pages are never merged. Groups of eight in a cache line,
+// compared without a branch, were a quarter slower.
 //
 // Each flow has two entries, the outer tuple's and that of its answers, inner.Reverse(). An entry is
 // 8 bytes:
@@ -25,7 +26,7 @@ type index struct {
 	seed  maphash.Seed
 	dir   []*page // 2^depth long; a page of lesser depth has several entries in a row
 	depth uint8
-	spare *page  // scratch of split
+	spare *page // scratch of split
 }
 
 // page is 24 KiB, a size class of the allocator. With pages of 3071 slots 2^20, 2^22, ... flows (and a

@@ -46,8 +46,8 @@ type Table struct {
 }
 
 // slab holds records; the collector does not look into it. A ref is the slab's number and the place in
-// it. Ref 0 is no record. (Asking for huge pages here and in the index gave 11 % of FindTrackEdit1M,
-// which was not thought worth its unsafe code.)
+// it. Ref 0 is no record. (Advising huge pages here and in the index was worth 11 % of
+// BenchmarkFindTrackEdit1M; that does not pay for unsafe code and a file per system.)
 type slab [1 << slabBits]Flow
 
 const slabBits = 14
