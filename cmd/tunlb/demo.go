@@ -105,12 +105,11 @@ func (d *demo) nat() error {
 	}
 
 	d.say("\nRequests from the client, one connection each:\n")
-	journey := d.journey(func() { d.get("http://203.0.113.22/") })
-	d.requests("round robin", "http://203.0.113.22/", 6)
+	journey := d.journey(func() { d.requests("round robin", "http://203.0.113.22/", 6) })
 	d.requests("weighted round robin, 3:2:1", "http://203.0.113.22:8080/", 12)
 	d.requests("round robin, IPv6", "http://[2001:db8:113::22]/", 6)
 
-	d.say("\nThe way of one request and of its answer. * marks what differs from the hop before.\n\n")
+	d.say("\nThe way of the first request and of its answer:\n\n")
 	if d.err == nil {
 		d.err = journey.Table(d.out, colours(d.out))
 	}

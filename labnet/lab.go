@@ -1,0 +1,182 @@
+package labnet
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/tunlb/tunlb/labnet/netns"
+)
+
+// Packet is one packet as captured in a lab.
+type Packet = netns.Packet
+
+// Lab is a topology made of kernel network namespaces, one for each node. Nothing of it is
+// visible outside of this process, and nothing outlives it. Whoever opened it closes it.
+// Safe for concurrent use.
+type Lab struct {
+	topology Topology
+	nodes    map[string]*netns.NS
+	servers  []io.Closer
+}
+
+// Open makes a lab of a topology, with its servers running. It needs the privilege that
+// netns.Enter procures; without it the error is a *netns.Unsupported.
+func Open(t Topology) (*Lab, error) {
+	if err := t.Validate(); err != nil {
+		return nil, fmt.Errorf("topology: %w", err)
+	}
+	l := &Lab{topology: t, nodes: make(map[string]*netns.NS)}
+	for _, step := range [...]func() error{l.makeNodes, l.makeLinks, l.makeSwitches, l.makeRoutes, l.settle, l.startServers} {
+		if err := step(); err != nil {
+			return nil, errors.Join(fmt.Errorf("open lab: %w", err), l.Close())
+		}
+	}
+	return l, nil
+}
+
+// Topology is what the lab was made of.
+func (l *Lab) Topology() Topology { return l.topology }
+
+// NS is a node's namespace; nil if there is no such node.
+func (l *Lab) NS(node string) *netns.NS { return l.nodes[node] }
+
+// Close stops the servers and gives the namespaces up, with all that runs in them. Idempotent.
+func (l *Lab) Close() error {
+	var errs []error
+	for _, s := range l.servers {
+		errs = append(errs, s.Close())
+	}
+	l.servers = nil
+	// At once, since ending a capture takes the kernel some 10 ms of waiting.
+	var (
+		mu      sync.Mutex
+		closing sync.WaitGroup
+	)
+	for _, ns := range l.nodes {
+		closing.Go(func() {
+			err := ns.Close()
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+		})
+	}
+	closing.Wait()
+	return errors.Join(errs...)
+}
+
+func (l *Lab) makeNodes() error {
+	for _, n := range l.topology.Nodes {
+		ns, err := netns.New(n.Name)
+		if err != nil {
+			return err
+		}
+		l.nodes[n.Name] = ns
+		if !n.Forward {
+			continue
+		}
+		for _, path := range [...]string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+			if err := ns.Sysctl(path, "1"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l *Lab) makeLinks() error {
+	for _, link := range l.topology.Links {
+		a, b := l.end(link.A, link.MTU), l.end(link.B, link.MTU)
+		if err := netns.Connect(a, b); err != nil {
+			return err
+		}
+		if !link.NoOffload {
+			continue
+		}
+		for _, end := range [...]netns.End{a, b} {
+			if err := end.NS.SetOffload(end.Name, false); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l *Lab) end(e End, mtu int) netns.End {
+	return netns.End{NS: l.nodes[e.Node], Name: e.Interface, MTU: mtu, Addresses: e.Addresses}
+}
+
+func (l *Lab) makeSwitches() error {
+	for _, n := range l.topology.Nodes {
+		if !n.Switch {
+			continue
+		}
+		var ports []string
+		for _, end := range l.topology.ends(n.Name) {
+			ports = append(ports, end.Interface)
+		}
+		if err := l.nodes[n.Name].Bridge("br0", ports...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Lab) makeRoutes() error {
+	for _, n := range l.topology.Nodes {
+		for _, r := range n.Routes {
+			if err := l.nodes[n.Name].AddRoute(netns.Route{To: r.To, Via: r.Via, AdvMSS: r.AdvMSS}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// settle comes when everything is there: the kernel brings it into operation in the meantime.
+func (l *Lab) settle() error {
+	for _, ns := range l.nodes {
+		if err := ns.Settle(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Lab) startServers() error {
+	for _, n := range l.topology.Nodes {
+		for _, s := range n.Services {
+			if err := l.start(n, s); err != nil {
+				return fmt.Errorf("start %s on %s: %w", s.Kind, n.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (l *Lab) start(n Node, s Service) error {
+	ns := l.nodes[n.Name]
+	if s.Kind == UDPEcho {
+		// A socket for each address: an answer's source is then the address that was asked.
+		for _, end := range l.topology.ends(n.Name) {
+			for _, p := range end.Addresses {
+				c, err := ns.ListenPacket("udp", netip.AddrPortFrom(p.Addr(), s.Port).String())
+				if err != nil {
+					return err
+				}
+				l.servers = append(l.servers, ServeUDPEcho(c, n.Name))
+			}
+		}
+		return nil
+	}
+	listener, err := ns.Listen("tcp", fmt.Sprintf(":%d", s.Port))
+	if err != nil {
+		return err
+	}
+	serve := map[Kind]func(net.Listener, string) io.Closer{HTTP: ServeHTTP, TCPEcho: ServeTCPEcho}[s.Kind]
+	l.servers = append(l.servers, serve(listener, n.Name))
+	return nil
+}

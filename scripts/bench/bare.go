@@ -1,0 +1,119 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tunlb/tunlb/stack/packet"
+)
+
+// bare is the least that a TUN load balancer has to do: read a super-packet, put one address in the
+// place of another, write it back. It is what tunlb's own work is measured against, so it believes
+// everything: TCP over IPv4 without options, and nothing but the one service's.
+type bare struct {
+	there, back         packet.Delta
+	vip, server         [4]byte
+	vipPort, serverPort uint16
+}
+
+func newBare(vip, server netip.AddrPort) *bare {
+	b := &bare{vip: vip.Addr().As4(), vipPort: vip.Port(), server: server.Addr().As4(), serverPort: server.Port()}
+	b.there = packet.DeltaOf(
+		packet.Tuple{Dst: vip.Addr().As16(), DstPort: vip.Port()},
+		packet.Tuple{Dst: server.Addr().As16(), DstPort: server.Port()})
+	b.back = b.there.Invert()
+	return b
+}
+
+// Offsets in a frame: the vnet header, IPv4 without options, TCP.
+const (
+	atIP       = packet.VnetLen
+	atHeadSum  = atIP + 10
+	atSource   = atIP + 12
+	atDest     = atIP + 16
+	atTCP      = atIP + 20
+	atDestPort = atTCP + 2
+	atSum      = atTCP + 16
+)
+
+// translate edits what goes to the VIP or comes from the server.
+func (b *bare) translate(frame []byte) {
+	var delta packet.Delta
+	switch {
+	case len(frame) < atSum+2:
+		return // something of the kernel's own: IPv6 router solicitations
+	case [4]byte(frame[atDest:]) == b.vip:
+		copy(frame[atDest:], b.server[:])
+		binary.BigEndian.PutUint16(frame[atDestPort:], b.serverPort)
+		delta = b.there
+	case [4]byte(frame[atSource:]) == b.server:
+		copy(frame[atSource:], b.vip[:])
+		binary.BigEndian.PutUint16(frame[atTCP:], b.vipPort)
+		delta = b.back
+	default:
+		return
+	}
+	head, sum := frame[atHeadSum:], frame[atSum:]
+	binary.BigEndian.PutUint16(head, ^add(^binary.BigEndian.Uint16(head), delta.Addr))
+	if c := binary.BigEndian.Uint16(sum); frame[0]&packet.FlagNeedsCsum != 0 {
+		binary.BigEndian.PutUint16(sum, add(c, delta.Addr)) // the pseudo-header's bare sum
+	} else {
+		binary.BigEndian.PutUint16(sum, ^add(add(^c, delta.Addr), delta.Port))
+	}
+}
+
+// add is one's complement addition.
+func add(a, b uint16) uint16 {
+	s := uint32(a) + uint32(b)
+	return uint16(s + s>>16)
+}
+
+// loop moves frames until a device is gone. The thread is its own and the descriptors block: one call
+// to read and one to write a frame.
+func (b *bare) loop(from, to int) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	frame := make([]byte, packet.VnetLen+packet.MaxPacket)
+	for {
+		n, err := unix.Read(from, frame)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read: %w", err)
+		}
+		b.translate(frame[:n])
+		// A packet that the kernel refuses is lost, as on any router.
+		_, _ = unix.Write(to, frame[:n])
+	}
+}
+
+// runBareChild runs the loop on the devices inherited: one for a box, or the clients' and the servers'.
+func runBareChild(args []string) error {
+	if len(args) != 3 {
+		return fmt.Errorf("%s takes two addresses and the number of devices", childBare)
+	}
+	from, err := netip.ParseAddrPort(args[0])
+	if err != nil {
+		return err
+	}
+	to, err := netip.ParseAddrPort(args[1])
+	if err != nil {
+		return err
+	}
+	const first, second = 3, 4 // behind the standard streams
+	b := newBare(from, to)
+	if args[2] == "1" {
+		return b.loop(first, first)
+	}
+	ended := make(chan error, 2)
+	go func() { ended <- b.loop(first, second) }() // both end with the process
+	go func() { ended <- b.loop(second, first) }()
+	return <-ended
+}

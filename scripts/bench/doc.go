@@ -1,0 +1,16 @@
+// Command bench compares ways through a load balancer on one machine: plain forwarding, the kernel's
+// own DNAT (nft), tunlb on a TUN device and as a virtual router, the bare loop of tunlb's design without
+// table and checks, HAProxy and nginx. `make bench` runs it.
+//
+//	client 198.51.100.7 ── 198.51.100.1 LB 192.168.0.100 ── 192.168.0.10:8080 server
+//	                        203.0.113.22:80 is the VIP
+//
+// Client, LB and server are network namespaces joined by veth pairs, a set of three for each subject,
+// all set up before the first figure is taken: what follows one another within seconds is the same load
+// over different subjects, so that the ratios stand where the machine drifts. The subjects that don't
+// have their turn sleep. The load is generated here (client.go, server.go), so nothing needs to
+// be installed; subjects whose program is missing are named and left out.
+//
+// The namespaces are anonymous and the files are in a tmpfs of our own mount namespace: nothing is left
+// behind, however the program ends.
+package main

@@ -1,0 +1,201 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/tunlb/tunlb/labnet/netns"
+)
+
+// subject is a way from the client to the server.
+type subject struct {
+	name   string
+	what   string // for the report
+	router bool   // there is no LB box: the subject itself joins client and server
+	start  func(context.Context, *stand, options) error
+	direct bool // the client calls the server, not the VIP
+}
+
+func (s subject) String() string { return s.name }
+
+var allSubjects = []subject{
+	{name: "direct", what: "plain IPv4 forwarding, no address translated", direct: true, start: startDirect},
+	{name: "nft", what: "the kernel's DNAT with connection tracking", start: startNFT},
+	{name: "tunlb", what: "NAT over one TUN on the box", start: startTunlb},
+	{name: "bare", what: "the same way over one TUN, fixed translation, no table, no checks", start: startBare},
+	{name: "tunlb-router", what: "NAT as a virtual router, a TUN in the client's and in the server's namespace", router: true, start: startTunlbRouter},
+	{name: "bare-router", what: "the bare loop as a virtual router", router: true, start: startBareRouter},
+	{name: "haproxy", what: "mode tcp, its default of a thread per CPU", start: startHAProxy},
+	{name: "nginx", what: "stream, worker_processes auto (one per CPU)", start: startNginx},
+}
+
+// missingError says why a subject can't be had on this machine.
+type missingError struct{ why string }
+
+func (e *missingError) Error() string { return e.why }
+
+func missing(format string, args ...any) error { return &missingError{fmt.Sprintf(format, args...)} }
+
+// program finds a program which ordinary users may not have in their PATH.
+func program(name string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	for _, dir := range [...]string{"/usr/local/sbin", "/usr/sbin", "/sbin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path, nil
+		}
+	}
+	return "", missing("%s is not installed", name)
+}
+
+var (
+	clientAddr = netip.MustParsePrefix("198.51.100.7/24")
+	outerAddr  = netip.MustParsePrefix("198.51.100.1/24")
+	innerAddr  = netip.MustParsePrefix("192.168.0.100/24")
+	serverAddr = netip.MustParsePrefix("192.168.0.10/24")
+	tunAddr    = netip.MustParsePrefix("10.255.0.1/30") // the kernel's end of the TUN
+	vip        = netip.MustParseAddrPort("203.0.113.22:80")
+	server     = netip.MustParseAddrPort("192.168.0.10:8080")
+	everywhere = netip.MustParsePrefix("0.0.0.0/0")
+)
+
+// stand is a subject set up and ready. Whoever called setUp closes it.
+type stand struct {
+	subject
+	dir                   string // for its files
+	clientNS, lb, serveNS *netns.NS
+	client, server        *child
+	process               *process // the subject's, nil if it is in the kernel
+	version               string
+	closers               []func() error
+}
+
+func (s *stand) describe() string {
+	text := s.what
+	if s.version != "" {
+		text += "; " + s.version
+	}
+	return s.name + ": " + text
+}
+
+func setUp(ctx context.Context, sub subject, o options) (_ *stand, err error) {
+	s := &stand{subject: sub, dir: filepath.Join(scratch, sub.name)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if err := os.Mkdir(s.dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := s.makeNetwork(); err != nil {
+		return nil, err
+	}
+	if err := sub.start(ctx, s, o); err != nil {
+		return nil, err
+	}
+	if s.server, err = startChild(s.serveNS, childServer, server.String()); err != nil {
+		return nil, err
+	}
+	target := vip
+	if sub.direct {
+		target = server
+	}
+	if err := s.awaitWay(ctx, target); err != nil {
+		return nil, err
+	}
+	s.client, err = startChild(s.clientNS, childClient, target.String())
+	return s, err
+}
+
+func (s *stand) makeNetwork() error {
+	for _, n := range [...]struct {
+		ns   **netns.NS
+		name string
+	}{{&s.clientNS, "client"}, {&s.lb, "lb"}, {&s.serveNS, "server"}} {
+		ns, err := netns.New(s.name + " " + n.name)
+		if err != nil {
+			return err
+		}
+		*n.ns = ns
+		s.closers = append(s.closers, ns.Close)
+	}
+	if s.router {
+		return nil // the subject's own devices join the two
+	}
+	for _, link := range [...][2]netns.End{
+		{{NS: s.clientNS, Name: "eth0", Addresses: []netip.Prefix{clientAddr}}, {NS: s.lb, Name: "outer", Addresses: []netip.Prefix{outerAddr}}},
+		{{NS: s.lb, Name: "inner", Addresses: []netip.Prefix{innerAddr}}, {NS: s.serveNS, Name: "eth0", Addresses: []netip.Prefix{serverAddr}}},
+	} {
+		if err := netns.Connect(link[0], link[1]); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		s.clientNS.AddRoute(netns.Route{To: everywhere, Via: outerAddr.Addr()}),
+		s.serveNS.AddRoute(netns.Route{To: everywhere, Via: innerAddr.Addr()}),
+		s.lb.Sysctl("ipv4/ip_forward", "1"),
+	)
+}
+
+// awaitWay waits until the subject lets a connection through.
+func (s *stand) awaitWay(ctx context.Context, target netip.AddrPort) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		try, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		c, err := s.clientNS.DialContext(try, "tcp", target.String())
+		if err == nil {
+			_, err = fmt.Fprint(c, requestClose)
+			if err == nil {
+				_, err = c.Read(make([]byte, 1)) // HAProxy and nginx accept before they know of the server
+			}
+			c.Close()
+		}
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if alive := s.process.alive(); alive != nil {
+			return alive
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("nobody answers at %s: %w%s", target, err, s.process.said())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// close ends the processes with their namespaces.
+func (s *stand) close() error {
+	var errs []error
+	for _, c := range [...]*child{s.client, s.server} {
+		if c != nil {
+			errs = append(errs, c.close())
+		}
+	}
+	if s.process != nil {
+		s.process.stop()
+	}
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		errs = append(errs, s.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// write puts a file into the stand's directory.
+func (s *stand) write(name, text string) (path string, err error) {
+	path = filepath.Join(s.dir, name)
+	return path, os.WriteFile(path, []byte(strings.TrimLeft(text, "\n")), 0o644)
+}

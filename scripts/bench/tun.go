@@ -1,0 +1,156 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tunlb/tunlb/labnet/netns"
+	"github.com/tunlb/tunlb/stack/kernel"
+)
+
+func checkTUN() error {
+	if err := netns.CheckTUN(); err != nil {
+		return missing("%v", err)
+	}
+	return nil
+}
+
+func startTunlb(ctx context.Context, s *stand, o options) error {
+	return s.runTunlb(ctx, o, fmt.Sprintf("- {name: tunlb0, addresses: [%s]}", tunAddr))
+}
+
+func startTunlbRouter(ctx context.Context, s *stand, o options) error {
+	return s.runTunlb(ctx, o, fmt.Sprintf(`
+  - {name: clients, netns: %s, addresses: [%s], router: [%s]}
+  - {name: servers, netns: %s, addresses: [%s], router: [%s]}`,
+		s.clientNS.Path(), clientAddr, outerAddr.Addr(), s.serveNS.Path(), serverAddr, innerAddr.Addr()))
+}
+
+func (s *stand) runTunlb(ctx context.Context, o options, ports string) error {
+	if err := checkTUN(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(o.tunlb); err != nil {
+		return fmt.Errorf("%w: run `make build`, or say -tunlb PATH", err)
+	}
+	s.version = versionOf(o.tunlb, "version")
+	config, err := s.write("tunlb.yaml", fmt.Sprintf(`
+ports:
+  %s
+services:
+  - {listen: %s/tcp, mode: nat, scheduler: rr, servers: [%s]}
+control: {socket: %s/tunlb.sock}
+`, ports, vip, server, s.dir))
+	if err != nil {
+		return err
+	}
+	s.process, err = startProcess(s.lb.Command(ctx, o.tunlb, "run", "-f", config), o.verbose)
+	return err
+}
+
+// startBare leads the packets to the bare loop in the way tunlb leads them to itself, rules and all.
+func startBare(ctx context.Context, s *stand, o options) error {
+	return s.runBare(ctx, o, bareDevice{s.lb, kernel.State{
+		Device:    "bare0",
+		Addresses: []netip.Prefix{tunAddr},
+		Routed:    true,
+		VIPs:      []kernel.VIP{{Addr: vip.Addr(), Ports: []kernel.PortProto{{Proto: unix.IPPROTO_TCP, Port: vip.Port()}}}},
+		Servers:   []kernel.Server{{Addr: server, Proto: unix.IPPROTO_TCP}},
+	}})
+}
+
+func startBareRouter(ctx context.Context, s *stand, o options) error {
+	return s.runBare(ctx, o,
+		bareDevice{s.clientNS, kernel.State{Device: "clients", Addresses: []netip.Prefix{clientAddr}, Routes: []netip.Prefix{everywhere}}},
+		bareDevice{s.serveNS, kernel.State{Device: "servers", Addresses: []netip.Prefix{serverAddr}, Routes: []netip.Prefix{everywhere}}})
+}
+
+// bareDevice is a TUN of the bare loop and what its kernel is to be told.
+type bareDevice struct {
+	ns    *netns.NS
+	state kernel.State
+}
+
+// runBare makes the devices and hands their descriptors to the loop, which knows nothing of namespaces.
+func (s *stand) runBare(ctx context.Context, o options, devices ...bareDevice) error {
+	if err := checkTUN(); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := s.lb.Command(ctx, self, childBare, vip.String(), server.String(), strconv.Itoa(len(devices)))
+	defer func() {
+		for _, f := range cmd.ExtraFiles {
+			f.Close() // the loop has its own
+		}
+	}()
+	for _, d := range devices {
+		f, err := openTUN(d.ns, d.state.Device)
+		if err != nil {
+			return err
+		}
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+		k, err := kernel.Open(d.ns.Path())
+		if err != nil {
+			return err
+		}
+		s.closers = append(s.closers, k.Close)
+		if err := k.Apply(d.state); err != nil {
+			return err
+		}
+	}
+	s.process, err = startProcess(cmd, o.verbose)
+	return err
+}
+
+// openTUN makes a device with the offloads and the queue length of tunlb's. Its descriptor blocks.
+func openTUN(ns *netns.NS, name string) (f *os.File, err error) {
+	err = ns.Do(func() error {
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		f = os.NewFile(uintptr(fd), name)
+		ifr, err := unix.NewIfreq(name)
+		if err != nil {
+			return err
+		}
+		ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+			return err
+		}
+		const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
+		if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp|unix.TUN_F_USO4|unix.TUN_F_USO6) != nil {
+			return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp) // before Linux 6.2
+		}
+		return nil
+	})
+	if err == nil {
+		err = setQueueLength(ns, name, 5000)
+	}
+	if err != nil && f != nil {
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make TUN %s: %w", name, err)
+	}
+	return f, nil
+}
+
+func setQueueLength(ns *netns.NS, name string, length int) error {
+	link, err := ns.Handle().LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return ns.Handle().LinkSetTxQLen(link, length)
+}
