@@ -50,6 +50,21 @@ func TestMappingIsEndpointIndependent(t *testing.T) {
 	first.Release()
 }
 
+// One release too many must not take the port from its next owner.
+func TestSurplusRelease(t *testing.T) {
+	m := NewMappings(externalAddr, 5000, 5000)
+	first, _ := m.Acquire(packet.ProtoTCP, inside(10), 1)
+	first.Release()
+	second, err := m.Acquire(packet.ProtoTCP, inside(11), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Release()
+	if got := m.ByExternal(packet.ProtoTCP, 5000); got != second {
+		t.Errorf("port 5000 leads to %p, want %p", got, second)
+	}
+}
+
 func TestMappingsAgainstMap(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		first := rapid.Uint16Range(0, 65535).Draw(rt, "first")

@@ -141,6 +141,12 @@ func TestConversations(t *testing.T) {
 			{Reverse, synAck, 5000, 900_000_001, 0, StateSynRecv, 60},
 			{Forward, ack, 900_000_001, 5001, 0, StateEstablished, 900},
 		}},
+		{"other SYN with a lower number", nil, false, []segment{
+			{Forward, syn, 1000, 0, 0, StateSynRecv, 60},
+			{Forward, syn, 3_000_000_000, 0, 0, StateSynRecv, 60},
+			{Reverse, synAck, 5000, 3_000_000_001, 0, StateSynRecv, 60},
+			{Forward, ack, 3_000_000_001, 5001, 0, StateEstablished, 900},
+		}},
 		{"gateway", (*Flow).SetGateway, false, []segment{
 			{Forward, syn, 1000, 0, 0, StateSynRecv, 240},
 			{Reverse, synAck, 5000, 1001, 0, StateSynRecv, 240},

@@ -54,11 +54,11 @@ func TestPacketsKeepFlow(t *testing.T) {
 		f := mustInsert(t, table, outer, inner, start)
 		now := start
 		for range 100 {
-			now += 299_000
+			now += 299_999 // 1 ms before its time
 			for table.Expire(now, 1) {
 			}
 			if table.Len() != 1 {
-				t.Fatalf("start %d: gone %d s after its start, 299 s after a packet", start, (now-start)/1000)
+				t.Fatalf("start %d: gone %d s after its start, 299.999 s after a packet", start, (now-start)/1000)
 			}
 			table.Track(f, Forward, udpView(0), now)
 		}
@@ -67,22 +67,28 @@ func TestPacketsKeepFlow(t *testing.T) {
 
 // A shorter timeout counts at once, though the flow waited in a slot far ahead.
 func TestChangeOfStateShortensWait(t *testing.T) {
-	for _, start := range starts {
-		table := New(Options{})
-		f := established(t, table, 1000, 5000)
-		table.Delete(f)
-		f = mustInsert(t, table, families[0].outer, families[0].inner, start)
-		for _, s := range handshake {
-			table.Track(f, s.d, tcpView(s.flags, s.seq, s.ack, 0), start)
-		}
-		table.Track(f, Reverse, tcpView(rst, 5001, 0, 0), start+1000)
-		for now := start; now != start+1000+10_000; now += 500 {
-			if table.Expire(now, 10); table.Len() != 1 {
-				t.Fatalf("start %d: gone after %d ms", start, now-start)
+	for _, c := range []struct {
+		flags   uint8
+		timeout Tick
+	}{
+		{rst, 10_000},     // no longer assured
+		{finAck, 120_000}, // still assured
+	} {
+		for _, start := range starts {
+			table := New(Options{})
+			f := mustInsert(t, table, families[0].outer, families[0].inner, start)
+			for _, s := range handshake {
+				table.Track(f, s.d, tcpView(s.flags, s.seq, s.ack, 0), start)
 			}
-		}
-		if table.Expire(start+11_000+slotTicks, 10); table.Len() != 0 {
-			t.Errorf("start %d: reset and not gone in time", start)
+			table.Track(f, Reverse, tcpView(c.flags, 5001, 1001, 0), start+1000)
+			for now := start; now != start+1000+c.timeout; now += 500 {
+				if table.Expire(now, 10); table.Len() != 1 {
+					t.Fatalf("start %d: gone after %d ms", start, now-start)
+				}
+			}
+			if table.Expire(start+1000+c.timeout+slotTicks, 10); table.Len() != 0 {
+				t.Errorf("start %d: %v not gone in time", start, f.State())
+			}
 		}
 	}
 }
@@ -155,4 +161,21 @@ func TestWheelOrder(t *testing.T) {
 			rt.Fatalf("at %d, set %d and %d ahead: first is %d, %v", at, a, b, got, ok)
 		}
 	})
+}
+
+// The search for unassured flows goes round the whole wheel from any slot.
+func TestFirstUnassuredGoesRound(t *testing.T) {
+	for at := range wheelSlots {
+		for _, ahead := range []int{0, 1, 63, 64, 500, farthest - 63, farthest - 1, farthest} {
+			w := wheel{at: Tick(at) << slotBits}
+			if _, ok := w.firstUnassured(); ok {
+				t.Fatal("found in an empty wheel")
+			}
+			want := uint16((at + ahead) % wheelSlots)
+			w.unassured[want/64] = 1 << (want % 64)
+			if got, ok := w.firstUnassured(); !ok || got != want {
+				t.Fatalf("at %d: %d, %v, want %d", at, got, ok, want)
+			}
+		}
+	}
 }
