@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -157,10 +158,8 @@ func (d *daemon) serve(ctx context.Context, hup <-chan os.Signal) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for _, n := range d.networks {
-		if d.cfg.Ports[n.port].NetNS == "" {
-			wg.Go(func() { d.watchBox(ctx, n) })
-		}
+	if err := d.watchBox(ctx, &wg); err != nil {
+		return err
 	}
 	wg.Go(func() {
 		if err := control.Serve(ctx, d.listener, d, d.log); err != nil {
@@ -194,29 +193,50 @@ func (d *daemon) close() error {
 	return errors.Join(errs...)
 }
 
-// watchBox follows the addresses of the box until ctx ends: a VIP may become or cease to be one of
-// them at any time, which decides who answers for its other ports.
-func (d *daemon) watchBox(ctx context.Context, n *network) {
-	err := n.kernel.Watch(ctx, n.device, func(v kernel.View) {
-		var box tunlb.Box
-		for _, a := range v.Addresses {
-			box.Local = append(box.Local, a.Prefix.Addr())
-		}
-		for _, l := range v.OnLink {
-			if l.Device != n.device {
-				box.Links = append(box.Links, l.Prefix)
+// watchBox follows the addresses of the box until ctx ends: a VIP may become or cease to be one of them
+// at any time, which decides who answers for its other ports. It returns when the engine knows them as
+// they are now: a connection opened before could not be told to be one of the box's own.
+func (d *daemon) watchBox(ctx context.Context, wg *sync.WaitGroup) error {
+	i := slices.IndexFunc(d.networks, func(n *network) bool { return d.cfg.Ports[n.port].NetNS == "" })
+	if i < 0 {
+		return nil // a virtual router has no box
+	}
+	n := d.networks[i]
+	first := make(chan error, 1)
+	wg.Go(func() {
+		started := false
+		report := func(err error, what string) {
+			switch {
+			case !started:
+				started = true
+				first <- err
+			case err != nil && ctx.Err() == nil:
+				d.log.Error().Err(err).Msg(what)
 			}
 		}
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		err := errors.Join(d.engine.SetBox(box), n.kernel.Apply(kernelState(d.cfg, n)))
-		if err != nil && ctx.Err() == nil {
-			d.log.Error().Err(err).Msg("the box's addresses have changed")
-		}
+		err := n.kernel.Watch(ctx, n.device, func(v kernel.View) {
+			report(d.boxChanged(n, v), "the box's addresses have changed")
+		})
+		report(err, "changes of the box's addresses go unseen from now on")
 	})
-	if err != nil && ctx.Err() == nil {
-		d.log.Error().Err(err).Msg("changes of the box's addresses go unseen from now on")
+	return <-first
+}
+
+// boxChanged has the kernel follow first: a VIP that has just become the box's would be refused for
+// its services until the rules are in front of the local one.
+func (d *daemon) boxChanged(n *network, v kernel.View) error {
+	var box tunlb.Box
+	for _, a := range v.Addresses {
+		box.Local = append(box.Local, a.Prefix.Addr())
 	}
+	for _, l := range v.OnLink {
+		if l.Device != n.device {
+			box.Links = append(box.Links, l.Prefix)
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return errors.Join(n.kernel.Apply(kernelState(d.cfg, n)), d.engine.SetBox(box))
 }
 
 // reloadOn reloads on every signal until ctx ends.

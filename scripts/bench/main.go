@@ -29,6 +29,7 @@ type options struct {
 	markdown string
 	json     string
 	verbose  bool
+	dir      string // for the subjects' files
 }
 
 func main() {
@@ -138,6 +139,7 @@ func run(o options) (err error) {
 	if err := unix.Mount("bench", scratch, "tmpfs", 0, "mode=0755"); err != nil {
 		return fmt.Errorf("mount a tmpfs on %s: %w", scratch, err)
 	}
+	o.dir = scratch
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 

@@ -89,7 +89,7 @@ func (s *stand) describe() string {
 }
 
 func setUp(ctx context.Context, sub subject, o options) (_ *stand, err error) {
-	s := &stand{subject: sub, dir: filepath.Join(scratch, sub.name)}
+	s := &stand{subject: sub, dir: filepath.Join(o.dir, sub.name)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
