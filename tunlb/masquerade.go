@@ -86,17 +86,27 @@ func translatable(v *packet.View) bool {
 }
 
 // releaseMappings gives back what a gateway's flow held: its source's mapping and, for a flow that
-// came in, its destination's. After a reload that took the gateway away there is nothing to give back.
+// came in, its destination's.
 func (e *Engine) releaseMappings(f *flow.Flow) {
 	outer, inner := f.Outer(), f.Inner()
 	if inner.Src != outer.Src {
-		if m := e.mappingsOf(inner.Src, inner.SrcPort); m != nil {
-			m.Release(inner.Proto, inner.SrcPort)
-		}
+		e.releaseMapping(inner.Proto, inner.Src, inner.SrcPort, outer.Src, outer.SrcPort)
 	}
 	if inner.Dst != outer.Dst {
-		if m := e.mappingsOf(outer.Dst, outer.DstPort); m != nil {
-			m.Release(outer.Proto, outer.DstPort)
+		e.releaseMapping(outer.Proto, outer.Dst, outer.DstPort, inner.Dst, inner.DstPort)
+	}
+}
+
+// releaseMapping gives back one hold of the mapping from outside to inside. After a reload that has
+// changed the gateway the port may be another's, and there is nothing to give back.
+func (e *Engine) releaseMapping(proto uint8, outside [16]byte, outsidePort uint16, inside [16]byte, insidePort uint16) {
+	m := e.mappingsOf(outside, outsidePort)
+	if m == nil {
+		return
+	}
+	if mp := m.ByExternal(proto, outsidePort); mp != nil {
+		if addr, port := mp.Inside(); addr == inside && port == insidePort {
+			mp.Release()
 		}
 	}
 }

@@ -95,3 +95,26 @@ func TestMasqueradeTCPAndPing(t *testing.T) {
 		pt.Check(t, r.one(0, 0, pt.TCP(t, at(f.rs1, 8080), at(f.client, 40000), ack())), pt.SrcDst(at(f.vip, 80), at(f.client, 40000)))
 	})
 }
+
+// TestGatewayReload: flows of before go on, and what they give back is not another's.
+func TestGatewayReload(t *testing.T) {
+	f := families[0]
+	r := newGateway(t)
+	inside, out := at(f.rs1, 5000), at(f.outside, 53)
+	ext := source(t, r.one(0, 0, pt.UDP(t, inside, out))).Source()
+	cfg := r.e.config
+	gateways := append([]Gateway(nil), cfg.Gateways...)
+	gateways[0].FirstPort, gateways[0].LastPort = ext.Port(), ext.Port()
+	if err := r.e.Apply(Config{Services: cfg.Services, Gateways: gateways}); err != nil {
+		t.Fatal(err)
+	}
+	pt.Check(t, r.one(0, 0, pt.UDP(t, out, ext)), pt.SrcDst(out, inside))
+	other := at(f.rs2, 6000)
+	r.now = 4 * time.Minute
+	pt.Check(t, r.one(0, 0, pt.UDP(t, other, at(f.other, 53))), pt.SrcDst(ext, at(f.other, 53)))
+	r.now = 6 * time.Minute // the first flow is over, the second is not
+	r.e.expire()
+	if got := r.e.Status().Gateways[0].Mappings; got != 1 {
+		t.Errorf("%d mappings, want the second flow's", got)
+	}
+}

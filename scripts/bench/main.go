@@ -168,11 +168,14 @@ func run(o options) (err error) {
 		return errors.New("no subject is left")
 	}
 	estimate := time.Duration(o.rounds*len(o.loads)*len(stands)) * (o.time + warmUp + settle)
-	fmt.Fprintf(os.Stderr, "%d rounds, %d loads, %d subjects: about %s\n", o.rounds, len(o.loads), len(stands), estimate.Round(time.Second))
+	fmt.Fprintf(os.Stderr, "rounds: %d, loads: %d, subjects: %d; it takes about %s\n", o.rounds, len(o.loads), len(stands), estimate.Round(time.Second))
 
 	r.Samples, err = measureAll(ctx, o, stands)
 	if len(r.Samples) > 0 {
-		err = errors.Join(err, r.write(os.Stdout, o))
+		fmt.Print(r.markdown())
 	}
-	return err
+	if err != nil {
+		return err // and no file is written over with half of the figures
+	}
+	return r.save(o)
 }

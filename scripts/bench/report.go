@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"slices"
@@ -168,13 +167,11 @@ const (
 	goalCPU = 0.38 // seconds per GiB, one stream
 )
 
-func (r *report) write(w io.Writer, o options) error {
+// save writes the files that are asked for.
+func (r *report) save(o options) error {
 	var errs []error
-	text := r.markdown()
-	_, err := io.WriteString(w, text)
-	errs = append(errs, err)
 	if o.markdown != "" {
-		errs = append(errs, os.WriteFile(o.markdown, []byte(text), 0o644))
+		errs = append(errs, os.WriteFile(o.markdown, []byte(r.markdown()), 0o644))
 	}
 	if o.json != "" {
 		b, err := json.MarshalIndent(r, "", " ")
