@@ -6,6 +6,7 @@ import (
 
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/packet"
+	"github.com/tunlb/tunlb/stack/port"
 	"github.com/tunlb/tunlb/tunlb/flow"
 )
 
@@ -65,6 +66,7 @@ type PortStatus struct {
 	RxBytes   uint64       `json:"rx_bytes"`
 	TxPackets uint64       `json:"tx_packets"`
 	TxBytes   uint64       `json:"tx_bytes"`
+	Segmented uint64       `json:"segmented,omitempty"` // super-packets cut in software: the kernel took them no other way
 }
 
 // FlowStatus is the connection table's fill.
@@ -108,6 +110,7 @@ func (e *Engine) Status() Status {
 		s.Ports = append(s.Ports, PortStatus{
 			Name: l.port.Name(), MTU: l.mtu, Own: l.Own,
 			RxPackets: l.rx.Packets, RxBytes: l.rx.Bytes, TxPackets: l.tx.Packets, TxBytes: l.tx.Bytes,
+			Segmented: port.StatsOf(l.port).Segmented,
 		})
 	}
 	return s

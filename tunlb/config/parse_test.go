@@ -188,7 +188,7 @@ func TestParseSample(t *testing.T) {
 
 // TestExample holds the example to its comments: what it says to be a default is one.
 func TestExample(t *testing.T) {
-	got, err := Parse("example.yaml", []byte(Example()))
+	got, err := Load("example.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -83,13 +83,6 @@ func (m *Mappings) ByExternal(proto uint8, port uint16) *Mapping {
 	return nil
 }
 
-// Release ends a hold on the mapping of an external port, if there is one.
-func (m *Mappings) Release(proto uint8, port uint16) {
-	if mp := m.ByExternal(proto, port); mp != nil {
-		mp.Release()
-	}
-}
-
 // Inside is the endpoint that the mapping stands for.
 func (mp *Mapping) Inside() (addr [16]byte, port uint16) { return mp.inside.addr, mp.inside.port }
 

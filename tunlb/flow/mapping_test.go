@@ -41,12 +41,11 @@ func TestMappingIsEndpointIndependent(t *testing.T) {
 		if m.ByExternal(packet.ProtoUDP, port) == nil {
 			t.Fatal("gone while held")
 		}
-		m.Release(packet.ProtoUDP, port)
+		m.ByExternal(packet.ProtoUDP, port).Release()
 	}
 	if m.ByExternal(packet.ProtoUDP, port) != nil || m.Len() != 0 {
 		t.Error("not gone with its last hold")
 	}
-	m.Release(packet.ProtoUDP, port)
 	first.Release()
 }
 
@@ -77,7 +76,7 @@ func TestMappingsAgainstMap(t *testing.T) {
 		for range 200 {
 			k := key{rapid.SampledFrom([]uint8{6, 17}).Draw(rt, "proto"), rapid.Uint8().Draw(rt, "host")}
 			if holds[k] > 0 && rapid.Bool().Draw(rt, "release") {
-				m.Release(k.proto, ports[k])
+				m.ByExternal(k.proto, ports[k]).Release()
 				if holds[k]--; holds[k] == 0 {
 					delete(ports, k)
 					count[k.proto]--
