@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -101,7 +102,11 @@ func FuzzParse(f *testing.F) {
 	for i := 0; i < len(archive.Files); i += 2 {
 		f.Add(archive.Files[i].Data)
 	}
-	for _, s := range []string{sample, example, web, laughs(3, 3), "\xff", "a: \x00", "{a: [b:c, ::/0, d]}", "a: &a\n<<: *a\n"} {
+	example, err := os.ReadFile("example.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, s := range []string{sample, string(example), web, laughs(3, 3), "\xff", "a: \x00", "{a: [b:c, ::/0, d]}", "a: &a\n<<: *a\n"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
