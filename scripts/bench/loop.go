@@ -9,8 +9,8 @@ import (
 )
 
 // loop is one thread around epoll: client and server share the machine with the subject, so they are to
-// cost as little as they can. Goroutines over Go's poller took a third of the requests. Events are level
-// triggered and each is answered by one read or write, so that streams take turns.
+// cost as little as they can, which goroutines over Go's poller don't. Events are level triggered and
+// each is answered by one read or write, so that streams take turns.
 type loop struct {
 	epoll    int
 	handlers []handler // by descriptor

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -64,7 +65,7 @@ func (p *tunPort) Read(frame []byte) (int, error) {
 	}
 	defer p.calls.leave()
 	for {
-		n, err := unix.Read(p.fd, frame)
+		n, err := transfer(unix.SYS_READ, p.fd, frame)
 		switch err {
 		case nil:
 			return n, nil
@@ -102,7 +103,7 @@ func (p *tunPort) Write(frame []byte) error {
 // os.ErrClosed or p.errGone.
 func (p *tunPort) writeFrame(frame []byte) error {
 	for {
-		_, err := unix.Write(p.fd, frame)
+		_, err := transfer(unix.SYS_WRITE, p.fd, frame)
 		switch err {
 		case unix.EAGAIN:
 			if err := p.wait(unix.POLLOUT, writePatience); err != nil {
@@ -113,6 +114,17 @@ func (p *tunPort) writeFrame(frame []byte) error {
 			return err
 		}
 	}
+}
+
+// transfer is read(2) or write(2) without telling the Go scheduler, which may be left out since the
+// descriptor is non-blocking: 5 to 15 % more requests, 5 to 15 % less CPU for each (docs/performance.md).
+// A collection may have to wait for the one call. frame is not empty.
+func transfer(call uintptr, fd int, frame []byte) (int, error) {
+	n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(frame))), uintptr(len(frame)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
 }
 
 // wait returns nil when the descriptor may be ready, EAGAIN when time ran out.
