@@ -55,9 +55,9 @@ type Config struct {
 // Options are fixed for an engine's life.
 type Options struct {
 	Attachments []Attachment
-	MaxFlows    int           // cap of the connection table
-	Timeouts    flow.Timeouts // zero fields take the default
-	Log         zerolog.Logger
+	MaxFlows    int            // cap of the connection table
+	Timeouts    flow.Timeouts  // zero fields take the default
+	Log         zerolog.Logger // the host's; packets are counted, not logged
 	// Now is the monotonic clock; nil means the process's own.
 	Now func() time.Duration
 }
@@ -65,7 +65,6 @@ type Options struct {
 // Engine balances between its ports. All methods are safe for concurrent use. Close it after use; it
 // closes the ports that it was given.
 type Engine struct {
-	log   zerolog.Logger
 	now   func() time.Duration
 	lanes []*lane
 	host  *stack.Host
@@ -103,7 +102,7 @@ func New(opts Options, cfg Config) (*Engine, error) {
 	if len(opts.Attachments) > 255 {
 		return nil, fmt.Errorf("engine: %d ports, at most 255 are possible", len(opts.Attachments))
 	}
-	e := &Engine{log: opts.Log, now: opts.Now, limit: newICMPLimit()}
+	e := &Engine{now: opts.Now, limit: newICMPLimit()}
 	if e.now == nil {
 		start := time.Now()
 		e.now = func() time.Duration { return time.Since(start) }
@@ -111,7 +110,7 @@ func New(opts Options, cfg Config) (*Engine, error) {
 	e.flows = flow.New(flow.Options{Cap: opts.MaxFlows, Timeouts: opts.Timeouts, Gone: e.flowGone})
 	e.fragments = newFragments(e.drop)
 	for i, a := range opts.Attachments {
-		e.lanes = append(e.lanes, newLane(e, uint8(i), a))
+		e.lanes = append(e.lanes, newLane(e, uint8(i), a, len(opts.Attachments)))
 	}
 	host, err := stack.NewHost(stack.HostConfig{
 		Name:   "vip",

@@ -62,8 +62,10 @@ type lane struct {
 	// waiting are fragments to be sent behind the packet in hand.
 	waiting [][]byte
 
-	// Packets and bytes handed in and out, guarded by the engine's lock.
-	rx, tx traffic
+	// What came in, and what was sent on by port; guarded by the engine's lock. Each lane counts what it
+	// sends itself: counting at the port it leaves by would move a cache line between lanes each time.
+	rx traffic
+	tx []traffic
 }
 
 // traffic counts packets as they are on the wire, so a super-packet counts as its segments.
@@ -74,7 +76,7 @@ func (t *traffic) add(v *packet.View) {
 	t.Bytes += uint64(v.PacketLen())
 }
 
-func newLane(e *Engine, id uint8, a Attachment) *lane {
+func newLane(e *Engine, id uint8, a Attachment, ports int) *lane {
 	return &lane{
 		Attachment: a,
 		engine:     e,
@@ -83,6 +85,7 @@ func newLane(e *Engine, id uint8, a Attachment) *lane {
 		mtu:        a.Port.MTU(),
 		buf:        make([]byte, packet.BufferSize),
 		answer:     make([]byte, 0, 2048),
+		tx:         make([]traffic, ports),
 	}
 }
 
@@ -124,8 +127,8 @@ func (l *lane) handle(frame []byte) {
 		e.mu.Lock()
 		l.rx.add(v)
 		r = l.decide(v, e.tick())
-		if r == packet.None && l.out.exit == exitPort {
-			e.lanes[l.out.port].tx.add(v)
+		if r == packet.None {
+			l.countOut(v)
 		}
 		e.mu.Unlock()
 	}
@@ -204,6 +207,16 @@ func (l *lane) track(f *flow.Flow, srv *policy.Server, dir flow.Direction, v *pa
 		srv.CountIn(packets, bytes)
 	} else {
 		srv.CountOut(packets, bytes)
+	}
+}
+
+// countOut counts what is going to be written, and where.
+func (l *lane) countOut(v *packet.View) {
+	switch l.out.exit {
+	case exitPort:
+		l.tx[l.out.port].add(v)
+	case exitBack:
+		l.tx[l.id].add(v)
 	}
 }
 

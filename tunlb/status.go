@@ -106,12 +106,16 @@ func (e *Engine) Status() Status {
 	for i, g := range e.config.Gateways {
 		s.Gateways = append(s.Gateways, GatewayStatus{g.Inside, g.Masquerade, e.mappings[i].Len()})
 	}
-	for _, l := range e.lanes {
-		s.Ports = append(s.Ports, PortStatus{
+	for i, l := range e.lanes {
+		p := PortStatus{
 			Name: l.port.Name(), MTU: l.mtu, Own: l.Own,
-			RxPackets: l.rx.Packets, RxBytes: l.rx.Bytes, TxPackets: l.tx.Packets, TxBytes: l.tx.Bytes,
-			Segmented: port.StatsOf(l.port).Segmented,
-		})
+			RxPackets: l.rx.Packets, RxBytes: l.rx.Bytes, Segmented: port.StatsOf(l.port).Segmented,
+		}
+		for _, from := range e.lanes {
+			p.TxPackets += from.tx[i].Packets
+			p.TxBytes += from.tx[i].Bytes
+		}
+		s.Ports = append(s.Ports, p)
 	}
 	return s
 }
