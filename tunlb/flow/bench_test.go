@@ -204,3 +204,20 @@ func BenchmarkExpire(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkMemory is one access to a random place of as much memory as 2^20 records are, each address
+// known from the access before only: what the machine makes the record of a packet's flow cost, before
+// anything is done with it. Find needs two such accesses, one to the index and one to the record.
+func BenchmarkMemory(b *testing.B) {
+	const bits = 20
+	records := make([]Flow, 1<<bits)
+	for i := range uint32(1 << bits) {
+		records[shuffle(i, bits)].next = shuffle((i+1)&(1<<bits-1), bits)
+	}
+	b.ResetTimer()
+	at := uint32(0)
+	for range b.N {
+		at = records[at].next
+	}
+	runtime.KeepAlive(at)
+}
