@@ -142,31 +142,41 @@ func minMTU(attachments []Attachment) int {
 func (e *Engine) Apply(cfg Config) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	w, err := e.settleLocked(cfg, e.box)
+	if err != nil {
+		return err
+	}
 	services, err := policy.Build(cfg.Services, e.services)
 	if err != nil {
-		return fmt.Errorf("engine: %w", err)
+		_, back := e.settleLocked(e.config, e.box)
+		return errors.Join(fmt.Errorf("engine: %w", err), back)
 	}
 	e.mappings = e.mappingsForLocked(cfg.Gateways)
 	e.config, e.services = cfg, services
-	return e.rebuildLocked()
+	e.world.Store(w)
+	return nil
 }
 
 // SetBox tells the engine what the kernel of its box owns and reaches directly.
 func (e *Engine) SetBox(box Box) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	w, err := e.settleLocked(e.config, box)
+	if err != nil {
+		return err
+	}
 	e.box = box
-	return e.rebuildLocked()
+	e.world.Store(w)
+	return nil
 }
 
-// rebuildLocked derives the world from configuration, ports and box, and has the host own what is ours.
-func (e *Engine) rebuildLocked() error {
-	w := newWorld(e.lanes, e.services, e.config.Gateways, e.box)
-	e.world.Store(w)
+// settleLocked derives the world from configuration, ports and box, and has the host own what is ours.
+func (e *Engine) settleLocked(cfg Config, box Box) (*world, error) {
+	w := newWorld(e.lanes, cfg, box)
 	if err := e.host.SetAddresses(w.ownAddrs()); err != nil {
-		return fmt.Errorf("engine: %w", err)
+		return nil, fmt.Errorf("engine: %w", err)
 	}
-	return nil
+	return w, nil
 }
 
 // mappingsForLocked gives every gateway its mappings: those that it has had, and one set for all that

@@ -155,11 +155,11 @@ func (l *lane) decide(v *packet.View, now flow.Tick) packet.Reason {
 	}
 	f, dir := e.flows.Find(&v.Tuple)
 	var srv *policy.Server
-	if f != nil {
-		f, srv = l.revalidate(f, dir, v)
-	}
 	r := packet.None
-	if f == nil {
+	if f != nil {
+		f, srv, r = l.revalidate(f, dir, v)
+	}
+	if f == nil && r == packet.None {
 		dir = flow.Forward
 		f, srv, r = l.open(v, now)
 	}
@@ -174,23 +174,28 @@ func (l *lane) decide(v *packet.View, now flow.Tick) packet.Reason {
 }
 
 // revalidate forgets a flow that its packet can't go on with: the client has reused the port for a
-// new connection, or the server has been removed. IPVS calls the latter expire_nodest_conn.
-func (l *lane) revalidate(f *flow.Flow, dir flow.Direction, v *packet.View) (*flow.Flow, *policy.Server) {
+// new connection, or the server has been removed (IPVS: expire_nodest_conn). The client's packet then
+// goes as if there had been no flow: a datagram to another server, a segment to who resets it.
+func (l *lane) revalidate(f *flow.Flow, dir flow.Direction, v *packet.View) (*flow.Flow, *policy.Server, packet.Reason) {
 	e := l.engine
 	if f.ReusedBy(dir, v) {
 		e.flows.Delete(f)
-		return nil, nil
+		return nil, nil, packet.None
 	}
 	if f.Server() == 0 { // the gateway's
-		return f, nil
+		return f, nil, packet.None
 	}
 	srv := e.services.Server(f.Server())
-	if srv == nil || srv.Deleted {
+	switch {
+	case srv != nil && !srv.Deleted:
+		return f, srv, packet.None
+	case dir == flow.Reverse:
+		// The server's answer must not reach the client untranslated.
+		return nil, nil, packet.ServerGone
+	default:
 		e.flows.Delete(f)
-		e.drop(packet.ServerGone)
-		return nil, nil
+		return nil, nil, packet.None
 	}
-	return f, srv
 }
 
 // track follows the connection's state and counts for its server and service.

@@ -226,3 +226,33 @@ func TestFull(t *testing.T) {
 }
 
 func ptr[T any](v T) *T { return &v }
+
+// TestDeletedServerAnswers: what a removed server still sends must not reach the client untranslated, and
+// the client's next segment is reset all the same.
+func TestDeletedServerAnswers(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r := newBox(t)
+		client, vip, rs := at(f.client, 40000), at(f.vip, 80), at(f.rs1, 8080)
+		r.one(0, 0, pt.TCP(t, client, vip, syn))
+		if err := r.e.Apply(Config{}); err != nil {
+			t.Fatal(err)
+		}
+		r.dropped(0, pt.TCP(t, rs, client, ack(), pt.PayloadLen(10)), packet.ServerGone)
+		if got := r.e.flows.Len(); got != 1 {
+			t.Fatalf("%d flows, want the one until the client has been told", got)
+		}
+	})
+}
+
+// TestApplyRefused: an error changes nothing.
+func TestApplyRefused(t *testing.T) {
+	f := families[0]
+	r := newBox(t)
+	bad := append(services(), services()[0])
+	if err := r.e.Apply(Config{Services: bad}); err == nil {
+		t.Fatal("a doubled service was accepted")
+	}
+	pt.Check(t, r.one(0, 0, pt.TCP(t, at(f.client, 40000), at(f.vip, 80), syn)), pt.SrcDst(at(f.client, 40000), at(f.rs1, 8080)))
+	r.send(0, 0, pt.Echo(t, f.client, f.vip, 7, 1))
+	r.later(0)
+}

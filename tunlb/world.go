@@ -5,7 +5,6 @@ import (
 
 	"github.com/gaissmai/bart"
 
-	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/packet"
 )
 
@@ -25,7 +24,7 @@ type world struct {
 	gateways []netip.Prefix // the insides, in the order of the configuration
 }
 
-func newWorld(lanes []*lane, services *policy.Table, gateways []Gateway, box Box) *world {
+func newWorld(lanes []*lane, cfg Config, box Box) *world {
 	w := &world{own: map[[16]byte]struct{}{}, local: map[[16]byte]struct{}{}}
 	for _, a := range box.Local {
 		w.local[a.As16()] = struct{}{}
@@ -41,10 +40,10 @@ func newWorld(lanes []*lane, services *policy.Table, gateways []Gateway, box Box
 			w.addOwn(a)
 		}
 	}
-	for _, s := range services.Services() {
+	for _, s := range cfg.Services {
 		w.addOwn(s.Listen.Addr())
 	}
-	for _, g := range gateways {
+	for _, g := range cfg.Gateways {
 		w.gateways = append(w.gateways, g.Inside)
 		w.addOwn(g.Masquerade)
 	}

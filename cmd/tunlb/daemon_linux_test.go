@@ -131,7 +131,10 @@ func TestStatus(t *testing.T) {
 		"status --socket @nobody": exitNoDaemon, "status -o yaml": exitUsage, "status --colour": exitUsage,
 		"frobnicate": exitUsage, "status extra": exitUsage, "clean": exitFailed, "version": 0, "help": 0, "demo": exitUsage,
 		"run -f " + s.config: exitFailed, // another one is at work
-		"check /nowhere":     exitFailed,
+		// ... even if it is not found by its socket.
+		"clean --socket @nobody":             exitFailed,
+		"run --socket @other -f " + s.config: exitFailed,
+		"check /nowhere":                     exitFailed,
 	} {
 		if stdout, stderr, code := s.tunlb(strings.Fields(args)...); code != want {
 			t.Errorf("tunlb %s: exit %d, want %d\n%s%s", args, code, want, stdout, stderr)

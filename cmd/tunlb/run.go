@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
 
+	"github.com/tunlb/tunlb/stack"
 	"github.com/tunlb/tunlb/tunlb/config"
 )
 
@@ -37,6 +38,7 @@ func runCommand() *cli.Command {
 			if err != nil {
 				return showConfigErrors(c, err)
 			}
+			stack.LogNetstack(log)
 			d, err := startDaemon(c.String("file"), c.String("socket"), cfg, log)
 			if err != nil {
 				return err

@@ -1,8 +1,12 @@
 package kernel
 
 import (
+	"errors"
 	"net/netip"
 )
+
+// ErrInUse says that what Clean was to remove is at work.
+var ErrInUse = errors.New("routes and rules are in use")
 
 // State is what the kernel of one network namespace is to be told. A plain value that Kernel.Apply makes
 // true; the zero value asks for nothing. Two equal states (reflect.DeepEqual) mean the same.

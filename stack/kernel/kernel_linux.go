@@ -352,14 +352,23 @@ func (k *Kernel) Close() error {
 }
 
 // Clean removes from the namespace at nsPath ("" is the caller's) what a crashed run has left there, and nothing
-// else, and returns the commands that would have done the same. Not for a namespace in which a Kernel is at
-// work: Clean cannot tell its rules from leftovers, so ask for a live daemon first. A namespace that is gone has nothing left.
+// else, and returns the commands that would have done the same. What is not left over but in use is ErrInUse:
+// a TUN goes with the process that made it, so rules whose device is there belong to somebody who lives. A
+// namespace that is gone has nothing left.
 func Clean(nsPath string) ([]string, error) {
 	k, err := Open(nsPath)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
+		return nil, err
+	}
+	have, err := k.ours()
+	if device := k.inUse(have); device != "" {
+		err = fmt.Errorf("%w: by whoever has made device %s; stop that one first", ErrInUse, device)
+	}
+	if err != nil {
+		k.release()
 		return nil, err
 	}
 	return k.clean()
@@ -386,4 +395,18 @@ func (k *Kernel) clean() ([]string, error) {
 		l.restore(k, s)
 	}
 	return l.done, errors.Join(append(l.errs, err)...)
+}
+
+// inUse is the device that rules of ours are for and that a process has open; "" if there is none.
+func (k *Kernel) inUse(have []object) string {
+	for _, o := range have {
+		r, ok := o.(rule)
+		if !ok || r.pref != prefDeviceLocal {
+			continue
+		}
+		if link, err := k.links.LinkByName(r.iif); err == nil && link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 {
+			return r.iif
+		}
+	}
+	return ""
 }

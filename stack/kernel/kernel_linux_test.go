@@ -236,6 +236,13 @@ func TestCrashOfAnOldDevice(t *testing.T) {
 	k.release()
 	k.closed = true
 	n.box.addr("tunlb0", "10.9.9.9/32") // somebody else's
+	alive := n.box.snapshot()
+	if _, err := Clean(n.box.path); !errors.Is(err, ErrInUse) {
+		t.Errorf("Clean while a process has the device: %v, want ErrInUse", err)
+	}
+	same(t, "Clean while in use", alive, n.box.snapshot())
+	n.box.must(unix.IoctlSetInt(int(n.tun.Fd()), unix.TUNSETPERSIST, 1))
+	n.tun.Close()
 	if _, err := Clean(n.box.path); err != nil {
 		t.Errorf("Clean: %v", err)
 	}
