@@ -62,6 +62,9 @@ func (v *View) parse4() Reason {
 	} else if fold(s+c) != 0xffff {
 		return BadHeaderChecksum
 	}
+	if linkLocal4(b[ip4Src:]) || linkLocal4(b[ip4Dst:]) {
+		return LinkLocal
+	}
 	if badSource4(b[ip4Src], src) {
 		return MartianSource
 	}
@@ -74,6 +77,11 @@ func (v *View) parse4() Reason {
 		return None
 	}
 	return v.checkFragment(uint32(be.Uint16(b[ip4ID:])), int(frag&ip4OffsetMask)*8, frag&ip4MF != 0, total-ihl, ihl)
+}
+
+// linkLocal4 tells whether a is in 169.254.0.0/16 (RFC 3927, 7) or 224.0.0.0/24 (RFC 5771, 4).
+func linkLocal4(a []byte) bool {
+	return a[0] == 169 && a[1] == 254 || a[0] == 224 && a[1]|a[2] == 0
 }
 
 // badSource4 tells whether no packet on the wire may come from an address with this first byte: this

@@ -38,6 +38,9 @@ func (v *View) parse6() Reason {
 	v.TOS, v.TTL = uint8(be.Uint16(b)>>4), b[ip6Hop]
 
 	v.Tuple.Src, v.Tuple.Dst = [16]byte(b[ip6Src:]), [16]byte(b[ip6Dst:])
+	if linkLocal6(&v.Tuple.Src) || linkLocal6(&v.Tuple.Dst) {
+		return LinkLocal
+	}
 	if v.Tuple.Src[0] == 0xff || reserved6(&v.Tuple.Src) {
 		return MartianSource
 	}
@@ -49,6 +52,12 @@ func (v *View) parse6() Reason {
 		return v.parseExtensions()
 	}
 	return None
+}
+
+// linkLocal6 tells whether a is fe80::/10, or a group of the interface or the link (RFC 4291, 2.5.6, 2.7).
+// Every kernel reports its groups on every device (MLD), so these are no sign of anything wrong.
+func linkLocal6(a *[16]byte) bool {
+	return a[0] == 0xfe && a[1]&0xc0 == 0x80 || a[0] == 0xff && a[1]&0x0f <= 2
 }
 
 // reserved6 tells whether a is unspecified, loopback or v4-mapped. The last is no address for the

@@ -109,7 +109,16 @@ func TestParseReasons(t *testing.T) {
 		{"v4 loopback source", tcp(ap("127.1.2.3:1"), vip4), packet.MartianSource},
 		{"v6 loopback source", tcp(ap("[::1]:1"), vip6), packet.MartianSource},
 		{"v4 multicast source", tcp(ap("239.0.0.1:1"), vip4), packet.MartianSource},
-		{"v6 multicast source", tcp(ap("[ff02::1]:1"), vip6), packet.MartianSource},
+		{"v6 multicast source", tcp(ap("[ff0e::1]:1"), vip6), packet.MartianSource},
+		{"v4 link-local source", tcp(ap("169.254.1.1:1"), vip4), packet.LinkLocal},
+		{"v6 link-local source", tcp(ap("[fe80::1]:1"), vip6), packet.LinkLocal},
+		{"v4 link-local destination", tcp(client4, ap("169.254.1.1:1")), packet.LinkLocal},
+		{"v6 link-local destination", tcp(client6, ap("[febf::1]:1")), packet.LinkLocal},
+		{"v4 group of the link", udp(client4, ap("224.0.0.251:5353")), packet.LinkLocal},
+		{"v6 group of the link", udp(client6, ap("[ff02::fb]:5353")), packet.LinkLocal},
+		{"v6 group report without an address", udp(ap("[::]:1"), ap("[ff02::16]:1")), packet.LinkLocal},
+		{"v4 group beyond the link", udp(client4, ap("224.0.1.1:123")), packet.None},
+		{"v6 group beyond the link", udp(client6, ap("[ff05::101]:123")), packet.None},
 		{"v4 broadcast source", tcp(ap("255.255.255.255:1"), vip4), packet.MartianSource},
 		{"v6 mapped source", patch(tcp6(), 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 1, 2, 3, 4), packet.MartianSource},
 		{"v4 unspecified destination", tcp(client4, ap("0.0.0.0:1")), packet.MartianDestination},
@@ -117,8 +126,8 @@ func TestParseReasons(t *testing.T) {
 		{"v4 loopback destination", tcp(client4, ap("127.0.0.1:1")), packet.MartianDestination},
 		{"v6 loopback destination", tcp(client6, ap("[::1]:1")), packet.MartianDestination},
 		{"v6 mapped destination", patch(tcp6(), 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 1, 2, 3, 4), packet.MartianDestination},
-		{"v4 multicast destination", udp(client4, ap("224.0.0.1:1")), packet.None},
-		{"v6 multicast destination", udp(client6, ap("[ff02::1]:1")), packet.None},
+		{"v4 multicast destination", udp(client4, ap("224.0.1.1:1")), packet.None},
+		{"v6 multicast destination", udp(client6, ap("[ff05::1]:1")), packet.None},
 
 		{"v4 first fragment without whole TCP header", raw4(6, pt.Fragment(1, 0, true), pt.PayloadLen(16)), packet.TinyFragment},
 		{"v6 first fragment without whole TCP header", raw6(6, pt.Fragment(1, 0, true), pt.PayloadLen(16)), packet.TinyFragment},
@@ -225,7 +234,7 @@ func TestParseReasons(t *testing.T) {
 		{"v4 TSO without NEEDS_CSUM", tcp4(vnet(packet.Vnet{GSOType: 1, HdrLen: 40, GSOSize: 9})), packet.BadVnet},
 		{"v4 USO without NEEDS_CSUM", udp4(vnet(packet.Vnet{GSOType: 5, HdrLen: 28, GSOSize: 9})), packet.BadVnet},
 		{"v4 echo with NEEDS_CSUM", pt.Echo(t, client4.Addr(), vip4.Addr(), 1, 1, pt.PartialChecksum()), packet.None},
-		{"v6 link-local echo", pt.Echo(t, addr("fe80::1"), addr("fe80::2"), 1, 1), packet.None},
+		{"v6 link-local echo", pt.Echo(t, addr("fe80::1"), addr("fe80::2"), 1, 1), packet.LinkLocal},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var v packet.View

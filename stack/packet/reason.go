@@ -16,6 +16,7 @@ const (
 	Land               // TCP or UDP from an endpoint to itself
 	MartianSource      // a source no packet on the wire may have
 	MartianDestination // likewise a destination
+	LinkLocal          // from or to a link-local address, or to a group of the link: no router passes it on
 	SourceRoute        // IPv4 LSRR/SSRR, IPv6 routing header that still has a say in the path
 	BadOptions         // malformed IPv4 options
 	TinyFragment       // the first fragment lacks transport header bytes, or a later one rewrites them
@@ -62,6 +63,7 @@ var reasonNames = [reasonCount]string{
 	Land:                "land",
 	MartianSource:       "martian-source",
 	MartianDestination:  "martian-destination",
+	LinkLocal:           "link-local",
 	SourceRoute:         "source-route",
 	BadOptions:          "bad-options",
 	TinyFragment:        "tiny-fragment",
