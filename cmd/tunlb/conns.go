@@ -18,9 +18,6 @@ func connsCommand() *cli.Command {
 			&cli.IntFlag{Name: "limit", Aliases: []string{"n"}, Value: -1, Usage: "at most `N` of them"},
 		},
 		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
 			asJSON, err := asJSON(c)
 			if err != nil {
 				return err

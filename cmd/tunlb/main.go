@@ -143,8 +143,11 @@ func outputFlag() cli.Flag {
 	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "`FORMAT`: table or json"}
 }
 
-// asJSON says whether -o asks for JSON.
+// asJSON says whether -o asks for JSON, for commands without arguments.
 func asJSON(c *cli.Context) (bool, error) {
+	if err := noArgs(c); err != nil {
+		return false, err
+	}
 	switch format := c.String("output"); format {
 	case "json":
 		return true, nil

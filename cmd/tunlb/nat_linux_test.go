@@ -154,6 +154,19 @@ func internetChecksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
+// TestOffloadModes: with super-packets of TCP only, and with none at all.
+func TestOffloadModes(t *testing.T) {
+	offloads(t, func(t *testing.T, off bool) {
+		for _, mode := range []string{"tcp", "off"} {
+			s := openSite(t, labnet.StoryOptions{NoOffload: off}, fmt.Sprintf("ports: [{name: tunlb0, addresses: [10.255.0.1/30, fd00:7474::1/126], offload: %q}]\n%s", mode, storyConfig))
+			for _, vip := range vips {
+				s.transfer("client", vip)
+				s.datagrams("client", vip)
+			}
+		}
+	})
+}
+
 // TestRefused: no server, and no service, are known to the client at once.
 func TestRefused(t *testing.T) {
 	offloads(t, func(t *testing.T, off bool) {

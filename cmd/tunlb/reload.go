@@ -12,9 +12,6 @@ func reloadCommand() *cli.Command {
 		Usage: "have the daemon read its file again; connections go on, a bad file changes nothing",
 		Flags: []cli.Flag{socketFlag(), outputFlag()},
 		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
 			asJSON, err := asJSON(c)
 			if err != nil {
 				return err

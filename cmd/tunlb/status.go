@@ -18,9 +18,6 @@ func statusCommand() *cli.Command {
 		Usage: "show services, servers, ports, connections and drops of the running daemon",
 		Flags: []cli.Flag{socketFlag(), outputFlag()},
 		Action: func(c *cli.Context) error {
-			if err := noArgs(c); err != nil {
-				return err
-			}
 			asJSON, err := asJSON(c)
 			if err != nil {
 				return err
