@@ -92,6 +92,6 @@
 // # Limits
 //
 // A UDP server on the box itself must be bound to its address: rules see no source otherwise. A VIP that is not the box's own
-// must be routed to the box by the network. Two tunlbs in one namespace would take each other's rules for
-// leftovers: ask for a live daemon before Open.
+// must be routed to the box by the network. Two tunlbs in one namespace would lead packets to one device only:
+// Clean, which comes before a start, refuses while the other one's device is there.
 package kernel
