@@ -107,8 +107,11 @@ func (d *datagram) complete() bool { return d.total != 0 && d.covered == d.total
 
 // park keeps a copy of a fragment that came before its first.
 func (fs *fragments) park(d *datagram, frame []byte) packet.Reason {
-	if fs.parked+len(frame) > maxParkedBytes {
-		return packet.FragmentLimit
+	for fs.parked+len(frame) > maxParkedBytes {
+		if fs.queue[0].datagram == d {
+			return packet.FragmentLimit
+		}
+		fs.giveUpOldest(packet.FragmentLimit)
 	}
 	fs.parked += len(frame)
 	d.parked = append(d.parked, append([]byte(nil), frame...))
@@ -187,6 +190,9 @@ func (l *lane) sendWaiting() {
 	for _, frame := range waiting {
 		r := l.view.Parse(frame)
 		if r == packet.None {
+			l.engine.mu.Lock()
+			l.count(&l.view)
+			l.engine.mu.Unlock()
 			r = l.send(&l.view)
 		}
 		if r != packet.None {

@@ -53,6 +53,15 @@ func TestFragmentsInAnyOrder(t *testing.T) {
 					t.Errorf("order %v: fragment %d is not among what left", order, i)
 				}
 			}
+			status := r.e.Status()
+			if p := status.Ports[0]; p.RxPackets != 3 || p.TxPackets != 3 || p.RxBytes != p.TxBytes {
+				t.Errorf("order %v: counted %+v, want 3 packets in and out", order, p)
+			}
+			for _, svc := range status.Services {
+				if svc.Listen == vip && (svc.Traffic.InPackets != 3 || svc.Traffic.InBytes != status.Ports[0].RxBytes) {
+					t.Errorf("order %v: the service counts %+v, want all 3 packets", order, svc.Traffic)
+				}
+			}
 			if n := len(r.e.fragments.byKey); n != 0 {
 				t.Errorf("order %v: %d datagrams are remembered after the last piece", order, n)
 			}

@@ -46,6 +46,10 @@ type verdict struct {
 	port   uint8 // valid iff exit is exitPort
 	edited bool  // edit is to be applied
 	edit   packet.Edit
+
+	// server is who the packet is counted for, nil if no service's; reply is its direction.
+	server *policy.Server
+	reply  bool
 }
 
 // lane works on one port. Its fields but the counters belong to its goroutine.
@@ -128,7 +132,7 @@ func (l *lane) handle(frame []byte) {
 		l.rx.add(v)
 		r = l.decide(v, e.tick())
 		if r == packet.None {
-			l.countOut(v)
+			l.count(v)
 		}
 		e.mu.Unlock()
 	}
@@ -165,7 +169,7 @@ func (l *lane) decide(v *packet.View, now flow.Tick) packet.Reason {
 	}
 	if f != nil {
 		l.track(f, srv, dir, v, now)
-		l.out = verdict{exit: exitPort, port: f.Exit(dir), edited: true, edit: f.Edit(dir)}
+		l.out = verdict{exit: exitPort, port: f.Exit(dir), edited: true, edit: f.Edit(dir), server: srv, reply: dir == flow.Reverse}
 	}
 	if v.Fragment && r == packet.None {
 		return l.firstFragment(v, now)
@@ -178,6 +182,9 @@ func (l *lane) decide(v *packet.View, now flow.Tick) packet.Reason {
 // goes as if there had been no flow: a datagram to another server, a segment to who resets it.
 func (l *lane) revalidate(f *flow.Flow, dir flow.Direction, v *packet.View) (*flow.Flow, *policy.Server, packet.Reason) {
 	e := l.engine
+	if f.Exit(dir^1) != l.id {
+		return nil, nil, packet.MartianSource // its sender does not live behind this port
+	}
 	if f.ReusedBy(dir, v) {
 		e.flows.Delete(f)
 		return nil, nil, packet.None
@@ -198,7 +205,7 @@ func (l *lane) revalidate(f *flow.Flow, dir flow.Direction, v *packet.View) (*fl
 	}
 }
 
-// track follows the connection's state and counts for its server and service.
+// track follows the connection's state.
 func (l *lane) track(f *flow.Flow, srv *policy.Server, dir flow.Direction, v *packet.View, now flow.Tick) {
 	was := f.Active()
 	l.engine.flows.Track(f, dir, v, now)
@@ -208,20 +215,22 @@ func (l *lane) track(f *flow.Flow, srv *policy.Server, dir flow.Direction, v *pa
 	if is := f.Active(); is != was {
 		srv.Move(is)
 	}
-	if packets, bytes := uint64(v.Segments()), uint64(v.PacketLen()); dir == flow.Forward {
-		srv.CountIn(packets, bytes)
-	} else {
-		srv.CountOut(packets, bytes)
-	}
 }
 
-// countOut counts what is going to be written, and where.
-func (l *lane) countOut(v *packet.View) {
+// count counts what is going to be written: for the port, and for server and service.
+func (l *lane) count(v *packet.View) {
 	switch l.out.exit {
 	case exitPort:
 		l.tx[l.out.port].add(v)
 	case exitBack:
 		l.tx[l.id].add(v)
+	}
+	switch packets, bytes := uint64(v.Segments()), uint64(v.PacketLen()); {
+	case l.out.server == nil:
+	case l.out.reply:
+		l.out.server.CountOut(packets, bytes)
+	default:
+		l.out.server.CountIn(packets, bytes)
 	}
 }
 
@@ -263,7 +272,10 @@ func (l *lane) forward(v *packet.View, to *lane) packet.Reason {
 		v.DecrementTTL()
 	}
 	if v.SegmentLen() > to.mtu {
-		if err := packet.Fragment(v.Frame, to.mtu, to.port.Write); err != nil {
+		err := packet.Segment(v.Frame, func(frame []byte) error {
+			return packet.Fragment(frame, to.mtu, to.port.Write)
+		})
+		if err != nil {
 			return packet.PortWrite
 		}
 		return packet.None

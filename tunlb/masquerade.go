@@ -38,7 +38,8 @@ func (l *lane) openGateway(w *world, from int, to *flow.Mapping, v *packet.View,
 		return nil, packet.UnknownProtocol, true
 	}
 	if !opens(v) {
-		return nil, packet.NoFlow, true
+		// Of a connection that was not opened through the gateway: from outside straight to the server.
+		return nil, packet.None, false
 	}
 	inner := v.Tuple
 	if to != nil {
@@ -57,17 +58,19 @@ func (l *lane) openGateway(w *world, from int, to *flow.Mapping, v *packet.View,
 		}
 		inner.Src, inner.SrcPort = source.External()
 	}
+	if to != nil {
+		to.Hold() // before the insertion, which may evict its last flow
+	}
 	f, err := e.flows.Insert(v.Tuple, inner, now)
 	if err != nil {
-		if source != nil {
-			source.Release()
+		for _, m := range []*flow.Mapping{source, to} {
+			if m != nil {
+				m.Release()
+			}
 		}
 		return nil, refusal(err), true
 	}
 	f.SetGateway()
-	if to != nil {
-		to.Hold()
-	}
 	f.SetExit(flow.Forward, out)
 	f.SetExit(flow.Reverse, l.id)
 	return f, packet.None, true

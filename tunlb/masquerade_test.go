@@ -81,8 +81,12 @@ func TestMasqueradeTCPAndPing(t *testing.T) {
 		pt.Check(t, ping, pt.SrcDst(at(f.masq, id), at(f.outside, 0)), pt.ValidChecksums())
 		pt.Check(t, r.one(0, 0, pt.EchoReply(t, f.outside, f.masq, id, 1)), pt.SrcDst(at(f.outside, 0), at(f.rs1, 99)), pt.ValidChecksums())
 
-		// A stray segment, and what has no ports, must not leave with an inside address.
-		r.dropped(0, pt.TCP(t, at(f.rs1, 7), out, ack()), packet.NoFlow)
+		// The answer to a connection that somebody outside opened straight to the server is the kernel's.
+		direct := pt.TCP(t, at(f.rs1, 22), out, pt.Flags(packet.TCPSyn|packet.TCPAck))
+		if got := r.one(0, 0, direct); string(got) != string(direct) {
+			t.Error("changed the answer of a connection that is none of the gateway's")
+		}
+		// What has no ports must not leave with an inside address.
 		r.dropped(0, pt.Raw(t, 47, f.rs1, f.outside, pt.PayloadLen(20)), packet.UnknownProtocol)
 		// Inside to inside, and to the box, is none of the gateway's business.
 		for _, frame := range [][]byte{pt.UDP(t, inside, at(f.inside.Addr().Next(), 53)), pt.UDP(t, inside, at(f.rs2, 53))} {

@@ -12,17 +12,30 @@ import (
 // open decides on a packet that no flow knows: a service's, the gateway's, or neither. With a nil
 // flow and no reason the verdict is set.
 func (l *lane) open(v *packet.View, now flow.Tick) (*flow.Flow, *policy.Server, packet.Reason) {
-	e := l.engine
+	e, w := l.engine, l.engine.world.Load()
+	switch {
+	case isGroup(v.Tuple.Dst):
+		return nil, nil, packet.MartianDestination // a router passes no broadcast on, and no multicast unasked
+	case !l.Kernel && !w.livesBehind(l, v.Tuple.Src):
+		return nil, nil, packet.MartianSource // RFC 2827; the box's kernel has its own rp_filter
+	}
 	if svc := e.services.Service(v.Tuple.Proto, v.Tuple.Dst, v.Tuple.DstPort); svc != nil && opens(v) {
 		return l.openService(svc, v, now)
 	}
-	w := e.world.Load()
 	if from, to := w.gateway(v.Tuple.Src), e.mapping(v); from >= 0 || to != nil {
 		if f, r, ok := l.openGateway(w, from, to, v, now); ok {
 			return f, nil, r
 		}
 	}
 	return nil, nil, l.pass(w, v)
+}
+
+// isGroup says whether an address is one of many hosts: multicast, or IPv4's broadcast.
+func isGroup(a [16]byte) bool {
+	if packet.Addr(a).Is4() {
+		return a[12] >= 0xe0
+	}
+	return a[0] == 0xff
 }
 
 // opens says whether the packet may begin a connection: TCP only by SYN. What may not is passed to

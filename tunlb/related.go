@@ -15,6 +15,10 @@ func (l *lane) related(v *packet.View) packet.Reason {
 		// About our own packets, the box's, or those that pass.
 		return l.pass(e.world.Load(), v)
 	}
+	if v.Tuple.Dst != v.Quote.Src || f.Exit(dir^1) != l.id {
+		// An error goes to who sent what it quotes, by the way that the answer would come.
+		return packet.BadICMP
+	}
 	l.out = verdict{exit: exitPort, port: f.Exit(dir), edited: true, edit: f.Edit(dir)}
 	return packet.None
 }

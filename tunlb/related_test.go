@@ -100,3 +100,49 @@ func TestNeverLeaves(t *testing.T) {
 		pt.Check(t, r.one(0, 0, pt.UDP(t, client, at(f.own.Next(), 9))), pt.HasICMP(f.icmpUnreachable, 0), pt.SrcDst(at(f.own, 0), at(f.client, 0)))
 	})
 }
+
+// TestSpoofed: in a virtual router nobody speaks for those behind another port.
+func TestSpoofed(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r := newRouter(t)
+		client, vip, rs := at(f.client, 40000), at(f.vip, 80), at(f.rs1, 8080)
+		request := r.one(0, 1, pt.TCP(t, client, vip, syn))
+		reply := r.one(1, 0, pt.TCP(t, rs, client, pt.Flags(packet.TCPSyn|packet.TCPAck)))
+
+		r.dropped(0, pt.TCP(t, rs, client, ack()), packet.MartianSource)
+		r.dropped(1, pt.TCP(t, client, vip, ack()), packet.MartianSource)
+		r.dropped(0, pt.UDP(t, at(f.rs2, 1), at(f.rs1, 9)), packet.MartianSource)
+		r.dropped(1, pt.UDP(t, at(f.outside, 1), at(f.rs1, 9)), packet.MartianSource)
+		r.dropped(0, pt.UDP(t, at(f.vip, 1), at(f.rs1, 9)), packet.MartianSource)
+
+		// An error that is not for the sender of what it quotes, or comes in by the wrong side.
+		r.dropped(0, pt.Unreachable(t, f.outside, f.other, reply), packet.BadICMP)
+		r.dropped(1, pt.Unreachable(t, f.rs1, f.other, request), packet.BadICMP)
+		r.dropped(1, pt.Unreachable(t, f.rs1, f.vip, reply), packet.BadICMP)
+		pt.Check(t, r.one(0, 1, pt.Unreachable(t, f.outside, f.vip, reply)), pt.SrcDst(at(f.outside, 0), at(f.rs1, 0)))
+	})
+}
+
+// TestGroups: a router passes on no broadcast, and no multicast unasked.
+func TestGroups(t *testing.T) {
+	r := newRouter(t)
+	f4, f6 := families[0], families[1]
+	for _, frame := range [][]byte{
+		pt.UDP(t, at(f4.rs1, 68), at(addr("255.255.255.255"), 67)), pt.UDP(t, at(f4.rs1, 1), at(addr("239.255.255.250"), 1900)),
+		pt.UDP(t, at(f6.rs1, 1), at(addr("ff0e::1"), 1900)),
+	} {
+		r.dropped(1, frame, packet.MartianDestination)
+	}
+}
+
+// TestBigWithoutDF: super-packets that may be cut are cut, first into segments, then into fragments.
+func TestBigWithoutDF(t *testing.T) {
+	f := families[0]
+	r := newRouter(t)
+	r.e.lanes[1].mtu = 1400
+	client, vip := at(f.client, 40000), at(f.vip, 80)
+	r.one(0, 1, pt.TCP(t, client, vip, syn))
+	if n := len(r.send(0, 1, pt.TCP(t, client, vip, ack(), pt.PayloadLen(4*1420), pt.GSO(1420)))); n != 8 {
+		t.Errorf("%d packets left, want 4 segments in 2 fragments each; drops: %v", n, r.e.Drops())
+	}
+}

@@ -86,6 +86,12 @@ func (w *world) sameLink(a, b [16]byte) bool {
 // route finds the port behind which an address lies: longest prefix.
 func (w *world) route(a [16]byte) (port uint8, ok bool) { return w.routes.Lookup(packet.Addr(a)) }
 
+// livesBehind says whether a packet from this address may come in by the lane.
+func (w *world) livesBehind(l *lane, a [16]byte) bool {
+	port, ok := w.route(a)
+	return ok && port == l.id && !w.owns(a)
+}
+
 // onLink says whether the address belongs to the lane's own link.
 func (w *world) onLink(l *lane, a [16]byte) bool {
 	for _, p := range l.Subnets {

@@ -80,12 +80,7 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 		}
 		return nil, err
 	}
-	for _, n := range d.networks {
-		if err := n.kernel.Apply(kernelState(cfg, n)); err != nil {
-			return nil, err
-		}
-	}
-	return d, nil
+	return d, d.applyKernels(cfg)
 }
 
 // openPorts makes the devices, each in a namespace cleaned of what a killed tunlb has left there. On an
@@ -176,7 +171,7 @@ func (d *daemon) serve(ctx context.Context, hup <-chan os.Signal) error {
 	return err
 }
 
-// close undoes everything: rules and routes first, so that nothing is led to a device that is closing.
+// close undoes everything that is still there.
 func (d *daemon) close() error {
 	var errs []error
 	for _, n := range d.networks {
@@ -254,12 +249,16 @@ func (d *daemon) reloadOn(ctx context.Context, hup <-chan os.Signal) {
 
 // Reload reads the file again and applies it. A bad one changes nothing.
 func (d *daemon) Reload(context.Context) control.ReloadResult {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	// A pipe would keep us waiting for somebody to write the file once more.
+	if info, err := os.Stat(d.path); err == nil && !info.Mode().IsRegular() {
+		return control.ReloadResult{Errors: []string{d.path + " is no file that can be read again: start tunlb with a file to reload it"}}
+	}
 	cfg, err := config.Load(d.path)
 	if err != nil {
 		return control.ReloadResult{Errors: strings.Split(err.Error(), "\n"), Invalid: exitCode(err) == exitConfig}
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	changes, err := d.applyLocked(cfg)
 	if err != nil {
 		return control.ReloadResult{Errors: strings.Split(err.Error(), "\n")}
@@ -267,7 +266,8 @@ func (d *daemon) Reload(context.Context) control.ReloadResult {
 	return control.ReloadResult{Changes: changes}
 }
 
-// applyLocked has engine and kernel follow the file. When the kernel refuses, both go back.
+// applyLocked has kernels and engine follow the file. The kernels come first, since they can refuse and go
+// back without harm; the engine would have ended connections by then.
 func (d *daemon) applyLocked(cfg *config.Config) ([]string, error) {
 	if err := unchangeable(d.cfg, cfg); err != nil {
 		return nil, err
@@ -277,21 +277,25 @@ func (d *daemon) applyLocked(cfg *config.Config) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.engine.Apply(engineConfig(cfg)); err != nil {
-		return nil, err
+	err = d.applyKernels(cfg)
+	if err == nil {
+		err = d.engine.Apply(engineConfig(cfg))
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.applyKernels(old))
 	}
 	d.cfg = cfg
+	return changes, nil
+}
+
+// applyKernels tells every namespace's kernel what a file wants of it, up to the first that refuses.
+func (d *daemon) applyKernels(cfg *config.Config) error {
 	for _, n := range d.networks {
 		if err := n.kernel.Apply(kernelState(cfg, n)); err != nil {
-			d.cfg = old
-			back := []error{err, d.engine.Apply(engineConfig(old))}
-			for _, n := range d.networks {
-				back = append(back, n.kernel.Apply(kernelState(old, n)))
-			}
-			return nil, errors.Join(back...)
+			return err
 		}
 	}
-	return changes, nil
+	return nil
 }
 
 // unchangeable says which part of the file needs a restart.

@@ -39,13 +39,13 @@ func runCommand() *cli.Command {
 				return showConfigErrors(c, err)
 			}
 			stack.LogNetstack(log)
+			hup := make(chan os.Signal, 1)
+			signal.Notify(hup, syscall.SIGHUP) // from here on it no longer kills
+			defer signal.Stop(hup)
 			d, err := startDaemon(c.String("file"), c.String("socket"), cfg, log)
 			if err != nil {
 				return err
 			}
-			hup := make(chan os.Signal, 1)
-			signal.Notify(hup, syscall.SIGHUP)
-			defer signal.Stop(hup)
 			return errors.Join(d.serve(c.Context, hup), d.close())
 		},
 	}

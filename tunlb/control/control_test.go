@@ -207,3 +207,17 @@ func TestFormat(t *testing.T) {
 		}
 	}
 }
+
+// TestTrusted: a folder that others may write to is no place to look for a daemon.
+func TestTrusted(t *testing.T) {
+	dir := t.TempDir()
+	if err := trusted(dir); err != nil {
+		t.Errorf("our own folder: %v", err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := trusted(dir); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("a folder for everybody: %v, want a refusal", err)
+	}
+}

@@ -27,7 +27,7 @@ func DefaultSockets() []string {
 func findSocket() string {
 	places := DefaultSockets()
 	for _, place := range places {
-		if _, err := os.Stat(place); err == nil {
+		if _, err := os.Stat(place); err == nil && trusted(filepath.Dir(place)) == nil {
 			return place
 		}
 	}
@@ -43,7 +43,11 @@ func Listen(path string, mode fs.FileMode) (net.Listener, error) {
 	}
 	var errs []error
 	for _, place := range DefaultSockets() {
-		if err := os.MkdirAll(filepath.Dir(place), 0o755); err != nil {
+		err := os.MkdirAll(filepath.Dir(place), 0o755)
+		if err == nil {
+			err = trusted(filepath.Dir(place))
+		}
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -57,9 +61,13 @@ func Listen(path string, mode fs.FileMode) (net.Listener, error) {
 }
 
 func listenAt(path string, mode fs.FileMode) (net.Listener, error) {
-	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	switch {
+	case err == nil:
 		conn.Close()
 		return nil, fmt.Errorf("control socket %s: another tunlb answers there; stop it, or give this one another socket", path)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	// Nobody answers: what is left is a socket of a daemon that was killed. Anything else stays.
 	if info, err := os.Lstat(path); err == nil {

@@ -3,6 +3,7 @@
 package control
 
 import (
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -29,4 +30,18 @@ func listenUnix(path string, mode fs.FileMode) (net.Listener, error) {
 	old := syscall.Umask(int(^mode.Perm() & 0o777))
 	defer syscall.Umask(old)
 	return net.Listen("unix", path)
+}
+
+// trusted wants a folder of sockets to be root's or our own, and nobody else's to write: whoever can
+// write there can be taken for the daemon.
+func trusted(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.IsDir() || st.Uid != 0 && int(st.Uid) != os.Getuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s: %w: the folder is somebody else's, or others may write to it", dir, fs.ErrPermission)
+	}
+	return nil
 }

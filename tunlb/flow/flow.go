@@ -67,6 +67,7 @@ const (
 	endReverse         // end[Reverse] is known
 	ackedForward       // ack[Forward] is known
 	ackedReverse       // ack[Reverse] is known
+	answered           // not TCP: the server has sent something
 )
 
 func (f *Flow) is(bit flags) bool { return f.flags&bit != 0 }
@@ -114,7 +115,8 @@ func (f *Flow) State() State { return f.state }
 func (f *Flow) Active() bool { return f.state == StateEstablished || f.state == StateSynRecv }
 
 // Assured says that both sides take part: the client has acknowledged what the server alone could
-// tell it, a datagram was answered. An assured flow is never evicted. A TCP connection that is over
+// tell it, or sent another datagram after an answer (one query and its answer are not worth a place at the
+// cap). An assured flow is never evicted. A TCP connection that is over
 // (TIME_WAIT, CLOSE) no longer is assured.
 func (f *Flow) Assured() bool { return f.is(assured) }
 

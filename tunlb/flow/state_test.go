@@ -261,8 +261,12 @@ func TestAssured(t *testing.T) {
 		t.Error("assured without an answer")
 	}
 	table.Track(u, Reverse, udpView(10), 0)
+	if u.Assured() {
+		t.Error("assured by one answer")
+	}
+	table.Track(u, Forward, udpView(10), 0)
 	if !u.Assured() {
-		t.Error("not assured by the answer")
+		t.Error("not assured by what the client sent after an answer")
 	}
 	checkTable(t, table)
 }

@@ -20,7 +20,10 @@ func (t *Table) Track(f *Flow, d Direction, v *packet.View, now Tick) Change {
 		}
 		return t.trackTCP(f, d, v, now)
 	}
-	if d == Reverse && !f.is(assured) {
+	switch {
+	case d == Reverse:
+		f.flags |= answered
+	case f.is(answered) && !f.is(assured) && f.proto == packet.ProtoUDP:
 		f.flags |= assured
 		t.reschedule(f, now)
 	}
