@@ -28,7 +28,8 @@ import (
 
 // Attachment is a port and what tunlb has to know about the network behind it.
 type Attachment struct {
-	Port port.Port
+	Port  port.Port
+	NetNS string // where the device is, for people; "" is the caller's namespace
 	// Own are tunlb's own addresses on this link, at most one of each family is used as a source.
 	// They answer ping, and ICMP errors and translated connections come from them.
 	Own []netip.Addr

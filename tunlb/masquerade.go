@@ -34,12 +34,12 @@ func (l *lane) openGateway(w *world, from int, to *flow.Mapping, v *packet.View,
 	if to == nil && !w.outbound(from, v.Tuple.Dst) {
 		return nil, packet.None, false
 	}
-	if !translatable(v) {
-		return nil, packet.UnknownProtocol, true
-	}
-	if !opens(v) {
+	if !opens(v) || isICMP(v) && !translatable(v) {
 		// Of a connection that was not opened through the gateway: from outside straight to the server.
 		return nil, packet.None, false
+	}
+	if !translatable(v) {
+		return nil, packet.UnknownProtocol, true
 	}
 	inner := v.Tuple
 	if to != nil {
@@ -76,15 +76,17 @@ func (l *lane) openGateway(w *world, from int, to *flow.Mapping, v *packet.View,
 	return f, packet.None, true
 }
 
+func isICMP(v *packet.View) bool {
+	return v.Tuple.Proto == packet.ProtoICMP || v.Tuple.Proto == packet.ProtoICMPv6
+}
+
 // translatable says whether the packet has something like a port.
 func translatable(v *packet.View) bool {
 	switch v.Tuple.Proto {
 	case packet.ProtoTCP, packet.ProtoUDP:
 		return true
-	case packet.ProtoICMP, packet.ProtoICMPv6:
-		return v.Tuple.SrcPort != 0 // an echo request
 	default:
-		return false
+		return isICMP(v) && v.Tuple.SrcPort != 0 // an echo request
 	}
 }
 

@@ -60,6 +60,7 @@ type GatewayStatus struct {
 // PortStatus is a port and what passed it.
 type PortStatus struct {
 	Name      string       `json:"name"`
+	NetNS     string       `json:"netns,omitempty"`
 	MTU       int          `json:"mtu"`
 	Own       []netip.Addr `json:"own,omitempty"`
 	RxPackets uint64       `json:"rx_packets"`
@@ -108,7 +109,7 @@ func (e *Engine) Status() Status {
 	}
 	for i, l := range e.lanes {
 		p := PortStatus{
-			Name: l.port.Name(), MTU: l.mtu, Own: l.Own,
+			Name: l.port.Name(), NetNS: l.NetNS, MTU: l.mtu, Own: l.Own,
 			RxPackets: l.rx.Packets, RxBytes: l.rx.Bytes, Segmented: port.StatsOf(l.port).Segmented,
 		}
 		for _, from := range e.lanes {

@@ -26,6 +26,13 @@ func cleanCommand() *cli.Command {
 				return err
 			}
 			removed, err := kernel.Clean("")
+			if err == nil {
+				var sockets []string
+				sockets, err = control.RemoveStale(c.String("socket"))
+				for _, s := range sockets {
+					removed = append(removed, "rm "+s)
+				}
+			}
 			for _, command := range removed {
 				fmt.Fprintln(c.App.Writer, command)
 			}

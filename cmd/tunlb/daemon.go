@@ -101,8 +101,11 @@ func (d *daemon) openPorts() (attachments []tunlb.Attachment, err error) {
 			if err != nil {
 				return attachments, err
 			}
-			for _, what := range removed {
-				d.log.Warn().Str("port", p.Name).Msgf("undone what a killed tunlb had left: %s", what)
+			for _, command := range removed {
+				d.log.Debug().Msg(command)
+			}
+			if len(removed) > 0 {
+				d.log.Warn().Str("port", p.Name).Msgf("undid %s that a killed tunlb had left", count(len(removed), "change"))
 			}
 		}
 		offload, err := port.ParseOffload(p.Offload)
@@ -132,7 +135,7 @@ func timeouts(t config.Timeouts) flow.Timeouts {
 }
 
 func attachment(p config.Port, dev port.Port) tunlb.Attachment {
-	a := tunlb.Attachment{Port: dev, Own: p.Router, Routes: p.Routes, Kernel: p.NetNS == ""}
+	a := tunlb.Attachment{Port: dev, NetNS: p.NetNS, Own: p.Router, Routes: p.Routes, Kernel: p.NetNS == ""}
 	for _, prefix := range p.Addresses {
 		a.Subnets = append(a.Subnets, prefix.Masked())
 	}

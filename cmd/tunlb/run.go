@@ -21,12 +21,15 @@ func runCommand() *cli.Command {
 		Name:  "run",
 		Usage: "balance as a configuration file says, until SIGINT or SIGTERM; SIGHUP reloads",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "configuration `FILE`", Required: true},
+			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "configuration `FILE`"},
 			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "`LEVEL`: debug, info, warn or error"},
 			&cli.BoolFlag{Name: "log-json", Usage: "log JSON, one object a line"},
 			&cli.StringFlag{Name: "socket", Usage: "control socket `PATH`, instead of the file's", EnvVars: []string{"TUNLB_SOCKET"}},
 		},
 		Action: func(c *cli.Context) error {
+			if c.String("file") == "" {
+				return usagef("run wants a file: tunlb run -f FILE")
+			}
 			if err := noArgs(c); err != nil {
 				return err
 			}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -57,9 +58,9 @@ func showStatus(w io.Writer, s control.Status) error {
 		}
 		fmt.Fprintln(w)
 	}
-	t := newTable(w, "PORT", "MTU", "RX PACKETS", "RX", "TX PACKETS", "TX")
+	t := newTable(w, "PORT", "NETNS", "MTU", "RX PACKETS", "RX", "TX PACKETS", "TX")
 	for _, p := range s.Ports {
-		t.row(p.Name, p.MTU, p.RxPackets, size(p.RxBytes), p.TxPackets, size(p.TxBytes))
+		t.row(p.Name, namespace(p.NetNS), p.MTU, p.RxPackets, size(p.RxBytes), p.TxPackets, size(p.TxBytes))
 	}
 	if err := t.flush(); err != nil || len(s.Drops) == 0 {
 		return err
@@ -87,4 +88,12 @@ func showServices(w io.Writer, s control.Status) error {
 	}
 	_, err := fmt.Fprintln(w)
 	return err
+}
+
+// namespace is the short name of a network namespace, "-" for our own.
+func namespace(path string) string {
+	if path == "" {
+		return "-"
+	}
+	return filepath.Base(path)
 }

@@ -29,7 +29,6 @@ func TestMinimalDiff(t *testing.T) {
 	want := []string{
 		"ip addr add 10.255.0.5/30 dev tunlb0",
 		"ip rule add pref 7420 from 192.168.0.11 ipproto tcp sport 8080 lookup 7474 protocol 174",
-		"ip rule add pref 7450 from 192.168.0.11 ipproto icmp lookup 7474 protocol 174",
 		"ip rule add pref 7430 to 203.0.113.23 lookup 7474 protocol 174",
 		"ip rule del pref 7420 from 192.168.0.10 ipproto tcp sport 8080 lookup 7474 protocol 174",
 	}

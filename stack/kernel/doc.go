@@ -18,11 +18,11 @@
 //	      to VIP ipproto udp lookup 7474           UDP as a whole if there is a UDP service,
 //	      to VIP ipproto icmp lookup 7474          and ICMP
 //	7431  to MASQUERADE lookup 7474                likewise a gateway's masquerade address; the box's own by
-//	      ... dport FIRST-LAST, and ICMP           its port range, TCP and UDP
+//	      ... dport FIRST-LAST, UDP and ICMP       its port range, UDP as a whole
 //	7440  lookup local                             only if moved here, see below
-//	7450  from RS ipproto icmp lookup 7474         ICMP errors of the real servers
-//	7460  iif lo goto 7499                         gateways: not what the box itself sends,
-//	7461  to INSIDE goto 7499                      nor what stays inside,
+//	7449  iif lo goto 7499                         of the rest nothing that the box itself sends
+//	7450  ipproto icmp lookup 7474                 ICMP errors of the servers and of routers on the way
+//	7461  to INSIDE goto 7499                      gateways: not what stays inside,
 //	7462  from INSIDE lookup 7474                  but all else
 //	7480  nop ...                                  notes, see Forwarding
 //	7499  nop                                      the landing of goto
@@ -47,8 +47,7 @@
 //
 // The kernel's rules see no ports in any fragment, not even in the first one, unless connection tracking
 // has reassembled the datagram before. A rule with a port would lose them, so UDP is led to the device as a whole from
-// real servers and to VIPs with a UDP service. Fragmented answers to a masquerade address of the box do get
-// lost. Rules know the ports 1 to 65534.
+// real servers, to VIPs with a UDP service and to masquerade addresses. Rules know the ports 1 to 65534.
 //
 // # ICMPv6 is also neighbour discovery
 //
@@ -57,7 +56,7 @@
 // found by experiment:
 //
 //   - Multicast and link-local destinations are safe: the kernel looks for them on the receiving device only.
-//   - `from RS ipproto ipv6-icmp` before the local rule would steal the advertisements with which the servers answer the
+//   - `ipproto ipv6-icmp` before the local rule would steal the advertisements with which the servers answer the
 //     box: it could no longer find them. That is why 7450 stands behind it (for IPv4 as well). ICMP errors from
 //     a server reach tunlb all the same: they are for a client, or for a VIP.
 //   - `to VIP ipproto ipv6-icmp` steals the unicast probes by which neighbours check that the VIP is still

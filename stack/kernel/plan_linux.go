@@ -24,8 +24,8 @@ const (
 	prefVIP         = 7430
 	prefMasquerade  = 7431
 	prefLocal       = 7440
+	prefBox         = 7449
 	prefErrors      = 7450
-	prefBox         = 7460
 	prefInside      = 7461
 	prefOutbound    = 7462
 	prefNotes       = 7480 // and the following
@@ -160,7 +160,14 @@ func (p *planner) server(s Server) {
 		answers.sport = ports{s.Addr.Port(), s.Addr.Port()}
 	}
 	p.rule(prefReplies, answers)
-	p.rule(prefErrors, rule{from: from, proto: p.icmp})
+	p.errors()
+}
+
+// errors leads the ICMP that the box forwards to the device: an error about a translated packet comes from any
+// router on the way. What the box itself sends, its own pings, is left alone.
+func (p *planner) errors() {
+	p.rule(prefBox, rule{iif: "lo", action: nl.FR_ACT_GOTO, target: prefLanding})
+	p.rule(prefErrors, rule{proto: p.icmp})
 }
 
 // vip leads the virtual address to the device: all of it, or just its services where the box itself has it.
@@ -190,14 +197,13 @@ func (p *planner) gateway(g Gateway) {
 	}
 	to, inside := single(g.Masquerade), g.Inside.Masked()
 	if p.own(g.Masquerade) {
-		for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-			p.rule(prefMasquerade, rule{to: to, proto: proto, dport: ports{g.FirstPort, g.LastPort}})
-		}
+		p.rule(prefMasquerade, rule{to: to, proto: unix.IPPROTO_TCP, dport: ports{g.FirstPort, g.LastPort}})
+		p.rule(prefMasquerade, rule{to: to, proto: unix.IPPROTO_UDP}) // fragments, as above
 		p.beforeLocal(prefMasquerade, g.Masquerade)
 	} else {
 		p.rule(prefMasquerade, rule{to: to})
 	}
-	p.rule(prefBox, rule{iif: "lo", action: nl.FR_ACT_GOTO, target: prefLanding})
+	p.errors()
 	p.rule(prefInside, rule{to: inside, action: nl.FR_ACT_GOTO, target: prefLanding})
 	p.rule(prefOutbound, rule{from: inside})
 }

@@ -34,6 +34,28 @@ func findSocket() string {
 	return places[0]
 }
 
+// RemoveStale removes what a killed daemon has left at path, or at the default places, and says what that was.
+func RemoveStale(path string) (removed []string, err error) {
+	places := []string{path}
+	if path == "" {
+		places = DefaultSockets()
+	}
+	for _, place := range places {
+		if info, err := os.Lstat(place); err != nil || info.Mode()&fs.ModeSocket == 0 {
+			continue
+		}
+		if conn, err := net.DialTimeout("unix", place, time.Second); err == nil {
+			conn.Close()
+			continue
+		}
+		if err := os.Remove(place); err != nil {
+			return removed, fmt.Errorf("control socket: %w", err)
+		}
+		removed = append(removed, place)
+	}
+	return removed, nil
+}
+
 // Listen makes the socket at path, or for "" at the first default place that can be had, with the
 // given permissions from its first instant. What a daemon that is gone left there is replaced; a
 // living daemon is an error.
