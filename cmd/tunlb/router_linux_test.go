@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -223,6 +224,10 @@ func TestPathMTUInside(t *testing.T) {
 		s.start()
 		t.Cleanup(s.stop)
 		for _, vip := range vips {
+			// The upload comes first: once the server knows the path from a download, it announces a smaller MSS.
+			if _, _, err := s.fetch("client", http.MethodPost, "http://"+hostPort(vip, 80)+"/", labnet.Bytes(1<<20)); err != nil {
+				t.Errorf("%s: upload: %v", vip, err)
+			}
 			s.transfer("client", vip)
 		}
 		s.ping("lb", "198.51.100.7") // the box's own pings don't take the way through the TUN
