@@ -20,7 +20,7 @@ func established(t testing.TB) (*lane, []byte) {
 	client, vip, rs := at(f.client, 40000), at(f.vip, 80), at(f.rs1, 8080)
 	r.one(0, 0, pt.TCP(t, client, vip, syn, pt.Seq(10)))
 	r.one(0, 0, pt.TCP(t, rs, client, pt.Flags(packet.TCPSyn|packet.TCPAck), pt.Seq(90), pt.Ack(11)))
-	r.e.lanes[0].port = null{r.ports[0]}
+	r.e.lanes[0].Port = null{r.ports[0]}
 	return r.e.lanes[0], pt.TCP(t, client, vip, ack(), pt.Seq(11), pt.Ack(91), pt.PayloadLen(100))
 }
 
@@ -52,7 +52,7 @@ func BenchmarkOpen(b *testing.B) {
 	f := families[0]
 	r := newBox(b, func(o *Options, _ *Config) { o.MaxFlows = 100_000 })
 	l := r.e.lanes[0]
-	l.port = null{r.ports[0]}
+	l.Port = null{r.ports[0]}
 	frame := pt.TCP(b, at(f.client, 1), at(f.vip, 80), syn)
 	vnet := append([]byte(nil), frame...)
 	n := uint32(0)

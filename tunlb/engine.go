@@ -230,7 +230,7 @@ func (e *Engine) Close() error {
 	var errs []error
 	e.closed.Do(func() {
 		for _, l := range e.lanes {
-			errs = append(errs, l.port.Close())
+			errs = append(errs, l.Port.Close())
 		}
 		errs = append(errs, e.host.Close())
 	})

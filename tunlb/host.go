@@ -14,7 +14,7 @@ func (e *Engine) fromHost(frame []byte) error {
 	if r == packet.None {
 		to, ok := e.world.Load().route(v.Tuple.Dst)
 		if ok {
-			return e.lanes[to].port.Write(frame)
+			return e.lanes[to].Port.Write(frame)
 		}
 		r = packet.NoRoute
 	}

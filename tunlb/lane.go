@@ -25,7 +25,6 @@ import (
 
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/packet"
-	"github.com/tunlb/tunlb/stack/port"
 	"github.com/tunlb/tunlb/tunlb/flow"
 )
 
@@ -57,7 +56,6 @@ type lane struct {
 	Attachment
 	engine *Engine
 	id     uint8
-	port   port.Port
 	mtu    int
 	view   packet.View
 	out    verdict
@@ -85,7 +83,6 @@ func newLane(e *Engine, id uint8, a Attachment, ports int) *lane {
 		Attachment: a,
 		engine:     e,
 		id:         id,
-		port:       a.Port,
 		mtu:        a.Port.MTU(),
 		buf:        make([]byte, packet.BufferSize),
 		answer:     make([]byte, 0, 2048),
@@ -104,21 +101,21 @@ func (l *lane) own(like [16]byte) netip.Addr {
 	return netip.Addr{}
 }
 
-// run reads until the port is closed (nil) or fails. The thread is its own: the Go scheduler's
-// hand-over of a blocking read costs a third of the request rate (docs/performance.md).
+// run reads until the port is closed (nil) or fails. The thread is its own: on a prototype of this loop
+// Go's poller cost a third of the request rate.
 func (l *lane) run() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	frame := l.buf[packet.Headroom:]
 	for {
-		n, err := l.port.Read(frame)
+		n, err := l.Port.Read(frame)
 		switch {
 		case err == nil:
 			l.handle(frame[:n])
 		case errors.Is(err, os.ErrClosed):
 			return nil
 		default:
-			return fmt.Errorf("read from port %s: %w", l.port.Name(), err)
+			return fmt.Errorf("read from port %s: %w", l.Port.Name(), err)
 		}
 	}
 }
@@ -258,7 +255,8 @@ func (l *lane) forward(v *packet.View, to *lane) packet.Reason {
 	if v.TTL <= 1 {
 		return packet.TTLExceeded
 	}
-	if v.SegmentLen() > to.mtu && v.DontFragment {
+	tooBig := v.SegmentLen() > to.mtu
+	if tooBig && v.DontFragment {
 		return packet.TooBig
 	}
 	if l.out.edited {
@@ -271,9 +269,9 @@ func (l *lane) forward(v *packet.View, to *lane) packet.Reason {
 	if !to.Kernel {
 		v.DecrementTTL()
 	}
-	if v.SegmentLen() > to.mtu {
+	if tooBig {
 		err := packet.Segment(v.Frame, func(frame []byte) error {
-			return packet.Fragment(frame, to.mtu, to.port.Write)
+			return packet.Fragment(frame, to.mtu, to.Port.Write)
 		})
 		if err != nil {
 			return packet.PortWrite
@@ -285,7 +283,7 @@ func (l *lane) forward(v *packet.View, to *lane) packet.Reason {
 
 // write hands a frame to the port. A device that is gone shows in the lane's own read.
 func (l *lane) write(frame []byte) packet.Reason {
-	if err := l.port.Write(frame); err != nil {
+	if err := l.Port.Write(frame); err != nil {
 		return packet.PortWrite
 	}
 	return packet.None

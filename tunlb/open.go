@@ -20,7 +20,7 @@ func (l *lane) open(v *packet.View, now flow.Tick) (*flow.Flow, *policy.Server, 
 		return nil, nil, packet.MartianSource // RFC 2827; the box's kernel has its own rp_filter
 	}
 	if svc := e.services.Service(v.Tuple.Proto, v.Tuple.Dst, v.Tuple.DstPort); svc != nil && opens(v) {
-		return l.openService(svc, v, now)
+		return l.openService(w, svc, v, now)
 	}
 	if from, to := w.gateway(v.Tuple.Src), e.mapping(v); from >= 0 || to != nil {
 		if f, r, ok := l.openGateway(w, from, to, v, now); ok {
@@ -46,8 +46,8 @@ func opens(v *packet.View) bool {
 }
 
 // openService has the scheduler pick a server and inserts the flow.
-func (l *lane) openService(svc *policy.Service, v *packet.View, now flow.Tick) (*flow.Flow, *policy.Server, packet.Reason) {
-	e, w := l.engine, l.engine.world.Load()
+func (l *lane) openService(w *world, svc *policy.Service, v *packet.View, now flow.Tick) (*flow.Flow, *policy.Server, packet.Reason) {
+	e := l.engine
 	srv := svc.Pick(policy.Client{Src: v.Tuple.Src, SrcPort: v.Tuple.SrcPort, Dst: v.Tuple.Dst, DstPort: v.Tuple.DstPort})
 	if srv == nil {
 		return nil, nil, packet.NoServer

@@ -109,8 +109,8 @@ func (e *Engine) Status() Status {
 	}
 	for i, l := range e.lanes {
 		p := PortStatus{
-			Name: l.port.Name(), NetNS: l.NetNS, MTU: l.mtu, Own: l.Own,
-			RxPackets: l.rx.Packets, RxBytes: l.rx.Bytes, Segmented: port.StatsOf(l.port).Segmented,
+			Name: l.Port.Name(), NetNS: l.NetNS, MTU: l.mtu, Own: l.Own,
+			RxPackets: l.rx.Packets, RxBytes: l.rx.Bytes, Segmented: port.StatsOf(l.Port).Segmented,
 		}
 		for _, from := range e.lanes {
 			p.TxPackets += from.tx[i].Packets

@@ -40,8 +40,8 @@ type daemon struct {
 // network is a port's network namespace and what its kernel has been told.
 type network struct {
 	kernel *kernel.Kernel
-	port   int // index in cfg.Ports
-	device string
+	port   config.Port // as configured, which a reload does not change
+	device string      // its real name
 }
 
 // startDaemon does everything that can fail before the first packet. On an error all is undone.
@@ -94,7 +94,7 @@ func (d *daemon) openPorts() (attachments []tunlb.Attachment, err error) {
 		}
 	}()
 	cleaned := map[string]bool{}
-	for i, p := range d.cfg.Ports {
+	for _, p := range d.cfg.Ports {
 		if !cleaned[p.NetNS] {
 			cleaned[p.NetNS] = true
 			removed, err := kernel.Clean(p.NetNS)
@@ -121,7 +121,7 @@ func (d *daemon) openPorts() (attachments []tunlb.Attachment, err error) {
 		if err != nil {
 			return attachments, err
 		}
-		d.networks = append(d.networks, &network{kernel: k, port: i, device: dev.Name()})
+		d.networks = append(d.networks, &network{kernel: k, port: p, device: dev.Name()})
 	}
 	return attachments, nil
 }
@@ -195,7 +195,7 @@ func (d *daemon) close() error {
 // at any time, which decides who answers for its other ports. It returns when the engine knows them as
 // they are now: a connection opened before could not be told to be one of the box's own.
 func (d *daemon) watchBox(ctx context.Context, wg *sync.WaitGroup) error {
-	i := slices.IndexFunc(d.networks, func(n *network) bool { return d.cfg.Ports[n.port].NetNS == "" })
+	i := slices.IndexFunc(d.networks, func(n *network) bool { return n.port.NetNS == "" })
 	if i < 0 {
 		return nil // a virtual router has no box
 	}
@@ -331,6 +331,11 @@ func changes(old, cfg *config.Config) ([]string, error) {
 		lines = append(lines, "~ gateway")
 	}
 	return lines, nil
+}
+
+// errRestart is why a reload can't do what the file asks for.
+func errRestart(what string) error {
+	return fmt.Errorf("%s can't be changed while running: restart tunlb for it, or put it back", what)
 }
 
 // Info says who this is.

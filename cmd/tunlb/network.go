@@ -12,7 +12,7 @@ import (
 // own: its kernel leads services, servers and gateways to it. One in a namespace is that namespace's
 // way to everywhere.
 func kernelState(cfg *config.Config, n *network) kernel.State {
-	p := cfg.Ports[n.port]
+	p := n.port
 	s := kernel.State{Device: n.device, Addresses: p.Addresses}
 	if p.NetNS != "" {
 		s.Routes = defaultRoutes(p)

@@ -29,7 +29,7 @@ var rules = map[string]struct {
 	"tunlb": {[]string{"policy", "stack", "stack/packet", "stack/port", "tunlb/flow", "github.com/rs/zerolog",
 		"github.com/gaissmai/bart", "golang.org/x/time/rate"}, "the engine works on ports and tells no kernel anything"},
 	"tunlb/control":           {[]string{"tunlb", "github.com/rs/zerolog"}, "control serves what the engine says"},
-	"labnet":                  {[]string{"labnet/netns", "stack/packet", "tunlb", "tunlb/config"}, "a topology does not know how packets are balanced"},
+	"labnet":                  {[]string{"labnet/netns"}, "a topology does not know how packets are balanced"},
 	"labnet/netns":            {[]string{"github.com/vishvananda/...", "golang.org/x/sys/..."}, "the only other place that speaks to the kernel's namespaces"},
 	"cmd/tunlb":               {[]string{module + "/...", "github.com/urfave/cli/v2", "github.com/rs/zerolog", "golang.org/x/sys/..."}, "the command line knows everything"},
 	"stack/packet/packettest": {[]string{"stack/packet", "gvisor.dev/gvisor/..."}, "the oracle of the tests is another implementation"},

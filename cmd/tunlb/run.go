@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -75,9 +74,4 @@ func colours(w io.Writer) bool {
 	}
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
-
-// errRestart is why a reload can't do what the file asks for.
-func errRestart(what string) error {
-	return fmt.Errorf("%s can't be changed while running: restart tunlb for it, or put it back", what)
 }

@@ -38,7 +38,7 @@
 // # What tunlb must hand back
 //
 // Rules see less than tunlb, so more than its flows arrives. It must write these back unchanged, and they go on as
-// if nothing had happened: any UDP and ICMP from a real server, any UDP and ICMP to a VIP of the box,
+// if nothing had happened: any UDP from a real server, any ICMP that the box forwards, any UDP and ICMP to a VIP of the box,
 // TCP and ICMP to a masquerade address of the box, and TCP from a real server's service port. The last one matters if
 // the local rule is moved: then the answers to the box's own connections to a server (health checks!) take
 // this way, too.

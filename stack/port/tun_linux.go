@@ -55,7 +55,7 @@ func newTUNPort(d *device, fd int) (*tunPort, error) {
 }
 
 // Read tries read(2) first and polls only when there is nothing. Under load
-// that is one call a frame; the Go poller would cost a third of the requests.
+// that is one call a frame.
 func (p *tunPort) Read(frame []byte) (int, error) {
 	if len(frame) < packet.VnetLen+packet.MaxPacket {
 		return 0, io.ErrShortBuffer // the kernel would cut the packet and say nothing

@@ -34,6 +34,12 @@ func findSocket() string {
 	return places[0]
 }
 
+// Why a path is not free for a socket, and not ours to free.
+var (
+	errLiving   = errors.New("another tunlb answers there; stop it, or give this one another socket")
+	errNoSocket = errors.New("something that is no socket is in its place; remove it or name another path")
+)
+
 // RemoveStale removes what a killed daemon has left at path, or at the default places, and says what that was.
 func RemoveStale(path string) (removed []string, err error) {
 	places := []string{path}
@@ -41,19 +47,38 @@ func RemoveStale(path string) (removed []string, err error) {
 		places = DefaultSockets()
 	}
 	for _, place := range places {
-		if info, err := os.Lstat(place); err != nil || info.Mode()&fs.ModeSocket == 0 {
-			continue
+		switch stale, err := removeStale(place); {
+		case stale:
+			removed = append(removed, place)
+		case err != nil && !errors.Is(err, errLiving) && !errors.Is(err, errNoSocket):
+			return removed, err
 		}
-		if conn, err := net.DialTimeout("unix", place, time.Second); err == nil {
-			conn.Close()
-			continue
-		}
-		if err := os.Remove(place); err != nil {
-			return removed, fmt.Errorf("control socket: %w", err)
-		}
-		removed = append(removed, place)
 	}
 	return removed, nil
+}
+
+// removeStale frees path of the socket of a daemon that was killed, which is one that nobody answers on.
+// Anything else stays and is an error.
+func removeStale(path string) (removed bool, err error) {
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	switch {
+	case err == nil:
+		conn.Close()
+		return false, fmt.Errorf("control socket %s: %w", path, errLiving)
+	case errors.Is(err, fs.ErrPermission):
+		return false, fmt.Errorf("control socket: %w", err)
+	}
+	info, err := os.Lstat(path)
+	switch {
+	case err != nil:
+		return false, nil // nothing there, or nothing that Listen will not report
+	case info.Mode()&fs.ModeSocket == 0:
+		return false, fmt.Errorf("control socket %s: %w", path, errNoSocket)
+	}
+	if err := os.Remove(path); err != nil {
+		return false, fmt.Errorf("control socket: %w", err)
+	}
+	return true, nil
 }
 
 // Listen makes the socket at path, or for "" at the first default place that can be had, with the
@@ -83,22 +108,8 @@ func Listen(path string, mode fs.FileMode) (net.Listener, error) {
 }
 
 func listenAt(path string, mode fs.FileMode) (net.Listener, error) {
-	conn, err := net.DialTimeout("unix", path, time.Second)
-	switch {
-	case err == nil:
-		conn.Close()
-		return nil, fmt.Errorf("control socket %s: another tunlb answers there; stop it, or give this one another socket", path)
-	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	// Nobody answers: what is left is a socket of a daemon that was killed. Anything else stays.
-	if info, err := os.Lstat(path); err == nil {
-		if info.Mode()&fs.ModeSocket == 0 {
-			return nil, fmt.Errorf("control socket %s: something that is no socket is in its place; remove it or name another path", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("control socket: %w", err)
-		}
+	if _, err := removeStale(path); err != nil {
+		return nil, err
 	}
 	l, err := listenUnix(path, mode)
 	if err != nil {
