@@ -2,6 +2,7 @@ package port
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 
@@ -108,6 +109,11 @@ func portOn(d *device, file *os.File, offload Offload) (Port, error) {
 func (d *device) close() error {
 	err := d.dev.Close()
 	<-d.drained
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
+		// Close woke a listener that a netlink message had woken already, and
+		// which has taken its end of the pipe away. All is closed as it should be.
+		return nil
+	}
 	return err
 }
 

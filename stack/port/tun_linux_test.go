@@ -432,7 +432,8 @@ func TestFailedOpenLeaksNothing(t *testing.T) {
 			}
 		}
 		goleak.VerifyNone(t, ignore)
-		if after := countDescriptors(t); after != before {
+		// Fewer are an earlier port's: wireguard closes a pipe when Close is long over.
+		if after := countDescriptors(t); after > before {
 			t.Errorf("%+v: %d descriptors, before %d", tt.cfg, after, before)
 		}
 	}
@@ -453,7 +454,7 @@ func TestOpenCloseLeaksNothing(t *testing.T) {
 		}
 	})
 	goleak.VerifyNone(t, ignore)
-	if after := countDescriptors(t); after != before {
+	if after := countDescriptors(t); after > before {
 		t.Errorf("%d descriptors, before %d", after, before)
 	}
 }
