@@ -91,7 +91,7 @@ func (h *Host) inject(n *netstack, view *buffer.View) (ok bool) {
 		h.count.refused.Add(1)
 		return true
 	case formSplit:
-		err := packet.Segment(frame, func(segment []byte) error {
+		err := packet.Segment(packet.LinkIP, frame, func(segment []byte) error {
 			n.link.inject(proto, buffer.NewViewWithData(segment[packet.VnetLen:]), false)
 			return nil
 		})

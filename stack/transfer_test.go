@@ -50,7 +50,7 @@ func deliverTo(frame []byte, to *Host) error {
 
 // segmented is a wire without offloads: single packets, checksums to be verified.
 func segmented(frame []byte, to *Host) error {
-	return packet.Segment(frame, func(f []byte) error { return deliverTo(f, to) })
+	return packet.Segment(packet.LinkIP, frame, func(f []byte) error { return deliverTo(f, to) })
 }
 
 // dial returns both ends of a connection between the pair's hosts.
@@ -126,7 +126,7 @@ func TestTransfer(t *testing.T) {
 		}},
 		{"segmented", segmented},
 		{"segmented and corrupted", func(frame []byte, to *Host) error {
-			return packet.Segment(frame, func(f []byte) error {
+			return packet.Segment(packet.LinkIP, frame, func(f []byte) error {
 				if frames.Add(1)%500 == 0 {
 					f[len(f)-1]++
 				}

@@ -270,8 +270,8 @@ func (l *lane) forward(v *packet.View, to *lane) packet.Reason {
 		v.DecrementTTL()
 	}
 	if tooBig {
-		err := packet.Segment(v.Frame, func(frame []byte) error {
-			return packet.Fragment(frame, to.mtu, to.Port.Write)
+		err := packet.Segment(packet.LinkIP, v.Frame, func(frame []byte) error {
+			return packet.Fragment(packet.LinkIP, frame, to.mtu, to.Port.Write)
 		})
 		if err != nil {
 			return packet.PortWrite

@@ -73,7 +73,7 @@ func BenchmarkSegment(b *testing.B) {
 	b.SetBytes(60000)
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := packet.Segment(frame, func([]byte) error { return nil }); err != nil {
+		if err := packet.Segment(packet.LinkIP, frame, func([]byte) error { return nil }); err != nil {
 			b.Fatal(err)
 		}
 	}

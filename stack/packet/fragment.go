@@ -18,9 +18,9 @@ var (
 // first error and returns it.
 //
 // IPv6 packets and those with DF that don't fit are ErrDontFragment.
-func Fragment(frame []byte, mtu int, emit func(frame []byte) error) error {
+func Fragment(link Link, frame []byte, mtu int, emit func(frame []byte) error) error {
 	var v View
-	if r := v.Parse(frame); r != None {
+	if r := v.ParseOn(link, frame); r != None {
 		return fmt.Errorf("fragment: %s", r)
 	}
 	if v.Vnet.GSOType != GSONone {

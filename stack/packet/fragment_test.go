@@ -16,7 +16,7 @@ func TestFragmentGolden(t *testing.T) {
 			whole := pt.UDP(t, client4, vip4, pt.PayloadLen(size))
 			want := pt.Fragments(t, whole, mtu, 0x1234)
 			in := pt.UDP(t, client4, vip4, pt.PayloadLen(size), pt.ID(0x1234), pt.PartialChecksum())
-			got := collect(t, func(emit func([]byte) error) error { return packet.Fragment(in, mtu, emit) })
+			got := collect(t, func(emit func([]byte) error) error { return packet.Fragment(packet.LinkIP, in, mtu, emit) })
 			if len(got) != len(want) {
 				t.Fatalf("%d bytes for mtu %d: got %d fragments, want %d", size, mtu, len(got), len(want))
 			}
@@ -32,7 +32,7 @@ func TestFragmentAgain(t *testing.T) {
 	whole := pt.UDP(t, client4, vip4, pt.PayloadLen(3000))
 	var got [][]byte
 	for _, f := range pt.Fragments(t, whole, 1500, 7) {
-		got = append(got, collect(t, func(emit func([]byte) error) error { return packet.Fragment(f, 576, emit) })...)
+		got = append(got, collect(t, func(emit func([]byte) error) error { return packet.Fragment(packet.LinkIP, f, 576, emit) })...)
 	}
 	next := 0
 	for i, f := range got {
@@ -54,7 +54,7 @@ func TestFragmentAgain(t *testing.T) {
 // TestFragmentOptions: only options with the copied bit go into later fragments (RFC 791).
 func TestFragmentOptions(t *testing.T) {
 	in := pt.UDP(t, client4, vip4, pt.PayloadLen(600), pt.IPOptions(7, 3, 4, 148, 4, 0, 0, 0))
-	got := collect(t, func(emit func([]byte) error) error { return packet.Fragment(in, 576, emit) })
+	got := collect(t, func(emit func([]byte) error) error { return packet.Fragment(packet.LinkIP, in, 576, emit) })
 	if len(got) != 2 {
 		t.Fatalf("got %d fragments, want 2", len(got))
 	}
@@ -84,11 +84,11 @@ func TestFragmentErrors(t *testing.T) {
 		{"super-packet", pt.UDP(t, client4, vip4, pt.PayloadLen(73), pt.GSO(10)), 50, packet.ErrSuperPacket},
 		{"emit fails", pt.UDP(t, client4, vip4, pt.PayloadLen(73)), 50, failed},
 	} {
-		if err := packet.Fragment(tt.frame, tt.mtu, func([]byte) error { return failed }); err != tt.want {
+		if err := packet.Fragment(packet.LinkIP, tt.frame, tt.mtu, func([]byte) error { return failed }); err != tt.want {
 			t.Errorf("%s: got %v, want %v", tt.name, err, tt.want)
 		}
 	}
-	if packet.Fragment(nil, 1500, nil) == nil {
+	if packet.Fragment(packet.LinkIP, nil, 1500, nil) == nil {
 		t.Error("a short frame is no error")
 	}
 }

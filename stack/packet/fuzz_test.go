@@ -171,7 +171,7 @@ func FuzzSegment(f *testing.F) {
 		}
 		payload := bytes.Clone(v.Frame[v.Payload:])
 		longest, headers, segments, sums := v.SegmentLen(), v.Payload-v.L3, v.Segments(), v.Vnet.GSOType != packet.GSONone
-		got := collect(t, func(emit func([]byte) error) error { return packet.Segment(bytes.Clone(v.Frame), emit) })
+		got := collect(t, func(emit func([]byte) error) error { return packet.Segment(packet.LinkIP, bytes.Clone(v.Frame), emit) })
 		var whole []byte
 		for _, s := range got {
 			if sums {
@@ -190,7 +190,7 @@ func FuzzSegment(f *testing.F) {
 		}
 		var data []byte
 		l4 := v.L4
-		if packet.Fragment(v.Frame, mtu, func(b []byte) error {
+		if packet.Fragment(packet.LinkIP, v.Frame, mtu, func(b []byte) error {
 			pt.Check(t, b, func(*pt.Packet) string { return "" })
 			if len(b)-packet.VnetLen > mtu {
 				t.Fatalf("fragment of %d bytes, mtu %d", len(b)-packet.VnetLen, mtu)

@@ -82,18 +82,23 @@ const (
 // NEEDS_CSUM checksum as it stands, and of a super-packet the first segment. mtu is that of the next
 // hop, for FragmentationNeeded. It returns nil if there must be no error: about an ICMP error or
 // redirect, a later fragment, or a packet to or from what is not one host (RFC 1122 section 3.2.2,
-// RFC 4443 section 2.4 (e)); also if src is of the other family.
+// RFC 4443 section 2.4 (e)); also if src is of the other family. On an Ethernet port the error goes back
+// to the station that the packet came from.
 func AppendError(dst []byte, v *View, kind ErrorKind, src [16]byte, mtu int) []byte {
 	if kind >= errorKinds || isMapped(&src) == v.Is6 || !v.mayAnswer(kind) {
 		return nil
 	}
-	l4, limit, family := VnetLen+ip4Min, errorSize4, 0
+	l3 := v.L3
+	l4, limit, family := l3+ip4Min, errorSize4, 0
 	if v.Is6 {
-		l4, limit, family = VnetLen+ip6Min, errorSize6, 1
+		l4, limit, family = l3+ip6Min, errorSize6, 1
 	}
-	quoted := min(v.SegmentLen(), VnetLen+limit-l4-icmpMin)
+	quoted := min(v.SegmentLen(), l3+limit-l4-icmpMin)
 	start := len(dst)
-	var header [VnetLen + ip6Min + icmpMin]byte
+	var header [VnetLen + EthernetLen + ip6Min + icmpMin]byte
+	if l3 > VnetLen {
+		Ethernet{Dst: MAC(v.Frame[etherSrc:]), Src: MAC(v.Frame[etherDst:]), Type: EtherTypeOf(v.Is6)}.Put(header[:])
+	}
 	dst = append(dst, header[:l4+icmpMin]...)
 	dst = append(dst, v.Frame[v.L3:v.L3+quoted]...)
 	b := dst[start:]
@@ -108,11 +113,11 @@ func AppendError(dst []byte, v *View, kind ErrorKind, src [16]byte, mtu int) []b
 		be.PutUint32(icmp[4:], uint32(mtu))
 	}
 	if v.Is6 {
-		writeIPv6(b[VnetLen:], src, v.Tuple.Src)
+		writeIPv6(b[l3:], src, v.Tuple.Src)
 	} else {
-		writeIPv4(b[VnetLen:], src, v.Tuple.Src)
+		writeIPv4(b[l3:], src, v.Tuple.Src)
 	}
-	writeChecksum(b, VnetLen, l4, l4+icmpChecksum)
+	writeChecksum(b, l3, l4, l4+icmpChecksum)
 	return dst
 }
 

@@ -14,6 +14,28 @@ import "encoding/binary"
 // is corrected.
 func (v *View) Parse(frame []byte) Reason { return v.parse(frame, VnetLen) }
 
+// ParseEthernet is Parse for a frame of an Ethernet port. What is neither IPv4 nor IPv6 is BadVersion.
+func (v *View) ParseEthernet(frame []byte) Reason {
+	h, ok := DecodeEthernet(frame)
+	if !ok {
+		v.Frame, v.Tuple = frame, Tuple{}
+		return Truncated
+	}
+	r := v.parse(frame, VnetLen+EthernetLen)
+	if r == None && h.Type != EtherTypeOf(v.Is6) {
+		return BadVersion
+	}
+	return r
+}
+
+// ParseOn is Parse or ParseEthernet, as the port's frames are.
+func (v *View) ParseOn(link Link, frame []byte) Reason {
+	if link == LinkEthernet {
+		return v.ParseEthernet(frame)
+	}
+	return v.Parse(frame)
+}
+
 // parse is Parse with the IP header at l3: behind the vnet header, or behind Ethernet on L2 ports.
 func (v *View) parse(frame []byte, l3 int) Reason {
 	v.Frame, v.L3 = frame, l3

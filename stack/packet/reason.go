@@ -50,6 +50,15 @@ const (
 	MappingLimit
 	Unhandled
 
+	// Of Ethernet ports.
+	BadEthernet // from a group or from nobody, or longer than the port's frames may be
+	BadARP      // malformed ARP
+	BadND       // malformed neighbour discovery, or hidden behind extension headers (RFC 6980, 7113)
+	Loop        // our own frame has come back
+	OtherHost   // addressed to another station, or to all, and this port switches nothing
+	Suppressed  // a server's claim to a VIP
+	Unresolved  // the next hop does not answer, or its queue is full
+
 	reasonCount
 )
 
@@ -94,6 +103,13 @@ var reasonNames = [reasonCount]string{
 	ServerGone:          "server-gone",
 	MappingLimit:        "mapping-limit",
 	Unhandled:           "unhandled",
+	BadEthernet:         "bad-ethernet",
+	BadARP:              "bad-arp",
+	BadND:               "bad-nd",
+	Loop:                "loop",
+	OtherHost:           "other-host",
+	Suppressed:          "suppressed",
+	Unresolved:          "unresolved",
 }
 
 // String returns the kebab-case name that counters, logs and metrics use.

@@ -32,7 +32,7 @@ func (v *View) clearVnet() {
 // with full checksums and a zero vnet header. A frame without GSO is emitted once, its checksum
 // completed in place. Apart from that frame is left as it is. What emit gets is borrowed during the
 // call. Segment stops at emit's first error and returns it.
-func Segment(frame []byte, emit func(frame []byte) error) error {
+func Segment(link Link, frame []byte, emit func(frame []byte) error) error {
 	if len(frame) < VnetLen {
 		return fmt.Errorf("segment: %s", Truncated)
 	}
@@ -40,7 +40,7 @@ func Segment(frame []byte, emit func(frame []byte) error) error {
 		return emit(frame)
 	}
 	var v View
-	if r := v.Parse(frame); r != None {
+	if r := v.ParseOn(link, frame); r != None {
 		return fmt.Errorf("segment: %s", r)
 	}
 	if v.Vnet.GSOType == GSONone {

@@ -52,7 +52,7 @@ func TestSegmentGolden(t *testing.T) {
 			options := pt.TCPOptions(1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8)
 			super := pt.TCP(t, ends.src, ends.dst, with(all, options, pt.ID(0xfffe), pt.Seq(0xfffffff0), pt.Ack(7), pt.Payload(payload), pt.GSO(size))...)
 			before := bytes.Clone(super)
-			got := collect(t, func(emit func([]byte) error) error { return packet.Segment(super, emit) })
+			got := collect(t, func(emit func([]byte) error) error { return packet.Segment(packet.LinkIP, super, emit) })
 			same(t, super, before)
 			if len(got) != len(parts) {
 				t.Fatalf("got %d segments, want %d", len(got), len(parts))
@@ -64,7 +64,7 @@ func TestSegmentGolden(t *testing.T) {
 		})
 		t.Run(ends.name+" UDP", func(t *testing.T) {
 			super := pt.UDP(t, ends.src, ends.dst, with(pt.ID(5), pt.Payload(payload), pt.GSO(size))...)
-			got := collect(t, func(emit func([]byte) error) error { return packet.Segment(super, emit) })
+			got := collect(t, func(emit func([]byte) error) error { return packet.Segment(packet.LinkIP, super, emit) })
 			if len(got) != len(parts) {
 				t.Fatalf("got %d segments, want %d", len(got), len(parts))
 			}
@@ -74,7 +74,7 @@ func TestSegmentGolden(t *testing.T) {
 		})
 		t.Run(ends.name+" partial without GSO", func(t *testing.T) {
 			got := collect(t, func(emit func([]byte) error) error {
-				return packet.Segment(pt.TCP(t, ends.src, ends.dst, with(pt.Payload(payload), pt.PartialChecksum())...), emit)
+				return packet.Segment(packet.LinkIP, pt.TCP(t, ends.src, ends.dst, with(pt.Payload(payload), pt.PartialChecksum())...), emit)
 			})
 			if len(got) != 1 {
 				t.Fatalf("got %d frames, want 1", len(got))
@@ -87,7 +87,7 @@ func TestSegmentGolden(t *testing.T) {
 // TestSegmentPlain: a frame without GSO and NEEDS_CSUM goes through untouched, even one that wouldn't parse.
 func TestSegmentPlain(t *testing.T) {
 	for _, frame := range [][]byte{pt.TCP(t, client4, vip4, pt.BadChecksum(), pt.DataValid()), pt.TCP(t, client4, vip4, pt.BadHeaderChecksum())} {
-		got := collect(t, func(emit func([]byte) error) error { return packet.Segment(bytes.Clone(frame), emit) })
+		got := collect(t, func(emit func([]byte) error) error { return packet.Segment(packet.LinkIP, bytes.Clone(frame), emit) })
 		if len(got) != 1 {
 			t.Fatalf("got %d frames, want 1", len(got))
 		}
@@ -98,11 +98,11 @@ func TestSegmentPlain(t *testing.T) {
 func TestSegmentErrors(t *testing.T) {
 	super := pt.TCP(t, client4, vip4, pt.PayloadLen(3000), pt.GSO(1000))
 	failed, calls := errors.New("failed"), 0
-	if err := packet.Segment(super, func([]byte) error { calls++; return failed }); err != failed || calls != 1 {
+	if err := packet.Segment(packet.LinkIP, super, func([]byte) error { calls++; return failed }); err != failed || calls != 1 {
 		t.Errorf("got %v after %d calls, want %v after 1", err, calls, failed)
 	}
 	never := func([]byte) error { t.Error("emitted"); return nil }
-	if packet.Segment(nil, never) == nil || packet.Segment(super[:100], never) == nil {
+	if packet.Segment(packet.LinkIP, nil, never) == nil || packet.Segment(packet.LinkIP, super[:100], never) == nil {
 		t.Error("a short frame is no error")
 	}
 }

@@ -91,7 +91,7 @@ func (p *fallbackPort) Write(frame []byte) error {
 	} else { // Segment completes a checksum in place, and the frame is not ours
 		frame = p.scratch[:copy(p.scratch, frame)]
 	}
-	if err := packet.Segment(frame, p.emit); err != nil {
+	if err := packet.Segment(packet.LinkIP, frame, p.emit); err != nil {
 		return p.wrap("write", err)
 	}
 	return nil

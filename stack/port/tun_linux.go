@@ -91,7 +91,7 @@ func (p *tunPort) Write(frame []byte) error {
 	err := p.writeFrame(frame)
 	if err == unix.EINVAL && len(frame) >= packet.VnetLen && isGSO(frame) {
 		p.segmented.Add(1)
-		err = packet.Segment(frame, p.emit)
+		err = packet.Segment(packet.LinkIP, frame, p.emit)
 	}
 	if err != nil {
 		return p.wrap("write", err)
