@@ -14,6 +14,7 @@ var (
 	ErrUnknownScheduler = errors.New("unknown scheduler")
 	ErrMixedFamilies    = errors.New("server of another address family than its service")
 	ErrInvalidAddress   = errors.New("invalid address")
+	ErrUnequalPorts     = errors.New("server of a dr service at another port, though its packets stay as they are")
 )
 
 // Build makes the table for specs and takes the live objects over from prev, if that is not nil. Services
@@ -97,6 +98,9 @@ func (s *Spec) normalize() (err error) {
 		}
 		if server.Address.Addr().Is4() != s.Listen.Addr().Is4() {
 			return fmt.Errorf("server %q: %w: %s for %s", server.Name, ErrMixedFamilies, server.Address, s.Listen)
+		}
+		if s.Mode == DR && server.Address.Port() != s.Listen.Port() {
+			return fmt.Errorf("server %q: %w: %s for %s", server.Name, ErrUnequalPorts, server.Address, s.Listen)
 		}
 		if other, ok := seen[server.Address]; ok {
 			return fmt.Errorf("server %q: %w: %s is %q's", server.Name, ErrDuplicateServer, server.Address, other)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Diff lists how the table differs from prev, which may be nil, a line each: + for what is new, - for what
@@ -57,7 +58,11 @@ func diffServers(old, s *Spec) (lines []string) {
 	for _, server := range s.Servers {
 		was, ok := before[server.Address]
 		if !ok {
-			lines = append(lines, fmt.Sprintf("+ server %s/%s %s weight %d", s.Name, server.Name, server.Address, server.Weight))
+			line := fmt.Sprintf("+ server %s/%s %s weight %d", s.Name, server.Name, server.Address, server.Weight)
+			if server.MAC != ([6]byte{}) {
+				line += " mac " + macText(server.MAC)
+			}
+			lines = append(lines, line)
 			continue
 		}
 		if was.Name != server.Name {
@@ -65,6 +70,9 @@ func diffServers(old, s *Spec) (lines []string) {
 		}
 		if was.Weight != server.Weight {
 			lines = append(lines, fmt.Sprintf("~ server %s/%s %s: weight %d -> %d", s.Name, server.Name, server.Address, was.Weight, server.Weight))
+		}
+		if was.MAC != server.MAC {
+			lines = append(lines, fmt.Sprintf("~ server %s/%s %s: mac %s -> %s", s.Name, server.Name, server.Address, macText(was.MAC), macText(server.MAC)))
 		}
 	}
 	for _, server := range old.Servers {
@@ -92,6 +100,14 @@ func byAddress(s *Spec) map[netip.AddrPort]ServerSpec {
 		servers[server.Address] = server
 	}
 	return servers
+}
+
+// macText is a MAC address as in the configuration.
+func macText(mac [6]byte) string {
+	if mac == ([6]byte{}) {
+		return "resolved"
+	}
+	return strings.ReplaceAll(fmt.Sprintf("% x", mac), " ", ":")
 }
 
 // endpoint is VIP:port/protocol as in the configuration.

@@ -29,6 +29,15 @@ func TestDiff(t *testing.T) {
 		{"order", edit(func(s *policy.Spec) { slices.Reverse(s.Servers) }), []string{"~ service web 10.0.0.10:80/tcp: order of servers"}},
 		{"weight", edit(func(s *policy.Spec) { s.Servers[1].Weight = 0 }), []string{"~ server web/b 192.168.0.2:8080: weight 2 -> 0"}},
 		{"server's name", edit(func(s *policy.Spec) { s.Servers[1].Name = "x" }), []string{"~ server web/x 192.168.0.2:8080: name b -> x"}},
+		{"mode dr", edit(func(s *policy.Spec) {
+			s.Mode = policy.DR
+			s.Servers = []policy.ServerSpec{{Name: "a", Address: netip.MustParseAddrPort("192.168.0.1:80"), Weight: 1, MAC: [6]byte{2, 0, 0x5e, 0x10, 0, 1}}}
+		}), []string{
+			"~ service web 10.0.0.10:80/tcp: mode nat -> dr",
+			"+ server web/a 192.168.0.1:80 weight 1 mac 02:00:5e:10:00:01",
+			"- server web/a 192.168.0.1:8080",
+			"- server web/b 192.168.0.2:8080"}},
+		{"server's MAC", edit(func(s *policy.Spec) { s.Servers[1].MAC = [6]byte{2, 0, 0x5e, 0x10, 0, 1} }), []string{"~ server web/b 192.168.0.2:8080: mac resolved -> 02:00:5e:10:00:01"}},
 		{"server's address", edit(func(s *policy.Spec) { s.Servers[0].Address = address(7) }), []string{
 			"+ server web/a 192.168.0.7:8080 weight 1",
 			"- server web/a 192.168.0.1:8080"}},
@@ -56,7 +65,7 @@ func TestDiffKnowsAllFields(t *testing.T) {
 	if n := reflect.TypeFor[policy.Spec]().NumField(); n != 6 {
 		t.Errorf("Spec has %d fields: teach Diff the new ones, add their cases to TestDiff, then put their number here", n)
 	}
-	if n := reflect.TypeFor[policy.ServerSpec]().NumField(); n != 3 {
+	if n := reflect.TypeFor[policy.ServerSpec]().NumField(); n != 4 {
 		t.Errorf("ServerSpec has %d fields: teach Diff the new ones, add their cases to TestDiff, then put their number here", n)
 	}
 }

@@ -44,6 +44,10 @@ type Server struct {
 	Inactive   int      // flows
 	Stats      Counters
 
+	// Unreachable is set by the caller while nobody answers for the server's address. It takes no new
+	// connections then; what it has is kept.
+	Unreachable bool
+
 	registry *registry
 }
 
@@ -97,4 +101,4 @@ func (s *Server) flows(active bool) *int {
 }
 
 // available says whether new connections may go to the server at all.
-func (s *Server) available() bool { return s.Weight > 0 && !s.Deleted }
+func (s *Server) available() bool { return s.Weight > 0 && !s.Deleted && !s.Unreachable }

@@ -19,9 +19,12 @@ const (
 	NAT Mode = iota
 	// FullNAT translates the source as well, so that the server may answer without the director as its gateway.
 	FullNAT
+	// DR, direct routing, sends the packet as it is to the server's link-layer address. The server has the VIP, too, and
+	// answers the client past the director.
+	DR
 )
 
-var modeNames = [...]string{NAT: "nat", FullNAT: "fullnat"}
+var modeNames = [...]string{NAT: "nat", FullNAT: "fullnat", DR: "dr"}
 
 // String gives the name as in the configuration.
 func (m Mode) String() string {
@@ -55,6 +58,7 @@ type Spec struct {
 // ServerSpec is one real server of a virtual service as configured.
 type ServerSpec struct {
 	Name    string         // unique within its service
-	Address netip.AddrPort // of the same family as the VIP
+	Address netip.AddrPort // of the same family as the VIP; in dr of the same port, too
 	Weight  int            // 0 takes no new connections (quiesced); 0..65535
+	MAC     [6]byte        // static link-layer address in dr; zero: resolved by ARP or neighbour discovery
 }

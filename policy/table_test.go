@@ -98,6 +98,11 @@ func TestBuildErrors(t *testing.T) {
 		{"v4 server of a v6 service", edit(func(s *policy.Spec) { s.Listen = netip.MustParseAddrPort("[2001:db8::1]:80") }), policy.ErrMixedFamilies},
 		{"no listen address", edit(func(s *policy.Spec) { s.Listen = netip.AddrPort{} }), policy.ErrInvalidAddress},
 		{"no server address", edit(func(s *policy.Spec) { s.Servers[0].Address = netip.AddrPort{} }), policy.ErrInvalidAddress},
+		{"dr with unequal ports", edit(func(s *policy.Spec) { s.Mode = policy.DR }), policy.ErrUnequalPorts},
+		{"dr with unequal ports in IPv6", edit(func(s *policy.Spec) {
+			s.Mode, s.Listen = policy.DR, netip.MustParseAddrPort("[2001:db8::22]:80")
+			s.Servers = []policy.ServerSpec{{Name: "a", Address: netip.MustParseAddrPort("[2001:db8::1]:80")}, {Name: "b", Address: netip.MustParseAddrPort("[2001:db8::2]:81")}}
+		}), policy.ErrUnequalPorts},
 		{"zone", edit(func(s *policy.Spec) { s.Listen = netip.MustParseAddrPort("[fe80::1%eth0]:80") }), policy.ErrInvalidAddress},
 	} {
 		prev := build(t, nil, web("rr", 1, 1))

@@ -13,12 +13,16 @@ func (d *decoder) addr(n *node, name string) netip.Addr {
 	if !ok {
 		return netip.Addr{}
 	}
+	return d.addrText(n.at, name, s)
+}
+
+func (d *decoder) addrText(at pos, name, s string) netip.Addr {
 	a, err := netip.ParseAddr(s)
 	if err != nil {
-		d.notAddress(n.at, name, s, "write it like 192.0.2.1 or 2001:db8::1")
+		d.notAddress(at, name, s, "write it like 192.0.2.1 or 2001:db8::1")
 		return netip.Addr{}
 	}
-	if !d.host(n.at, name, a) {
+	if !d.host(at, name, a) {
 		return netip.Addr{}
 	}
 	return a
@@ -92,19 +96,15 @@ func (d *decoder) addrPort(at pos, name, s string, port uint16) (netip.AddrPort,
 var errNoLength = errors.New("no prefix length")
 
 // rawPrefix reads address/length; the address may have host bits.
-func (d *decoder) rawPrefix(n *node, name string) (netip.Prefix, bool) {
-	s, ok := d.str(n, name)
-	if !ok {
-		return netip.Prefix{}, false
-	}
+func (d *decoder) rawPrefix(at pos, name, s string) (netip.Prefix, bool) {
 	p, err := parsePrefix(s)
 	switch {
 	case errors.Is(err, errNoLength):
-		d.fail(n.at, fmt.Sprintf("%s %s has no prefix length", name, quote(s)), "the prefix says what is on the link", fmt.Sprintf("write it like %s/%d", s, p.Bits()))
+		d.fail(at, fmt.Sprintf("%s %s has no prefix length", name, quote(s)), "the prefix says what is on the link", fmt.Sprintf("write it like %s/%d", s, p.Bits()))
 	case err != nil:
-		d.fail(n.at, fmt.Sprintf("%s %s is no prefix", name, quote(s)), "a prefix is an address with a length", "write it like 192.0.2.0/24 or 2001:db8::/64")
+		d.fail(at, fmt.Sprintf("%s %s is no prefix", name, quote(s)), "a prefix is an address with a length", "write it like 192.0.2.0/24 or 2001:db8::/64")
 	case p.Addr().Is4In6():
-		d.fail(n.at, fmt.Sprintf("%s %q is an IPv4-mapped IPv6 prefix", name, s), "packets on the wire have IPv4 addresses", fmt.Sprintf("write %s/%d", p.Addr().Unmap(), max(0, p.Bits()-96)))
+		d.fail(at, fmt.Sprintf("%s %q is an IPv4-mapped IPv6 prefix", name, s), "packets on the wire have IPv4 addresses", fmt.Sprintf("write %s/%d", p.Addr().Unmap(), max(0, p.Bits()-96)))
 	default:
 		return p, true
 	}
@@ -127,12 +127,20 @@ func parsePrefix(s string) (netip.Prefix, error) {
 
 // prefix reads a network: no host bits.
 func (d *decoder) prefix(n *node, name string) (netip.Prefix, bool) {
-	p, ok := d.rawPrefix(n, name)
+	s, ok := d.str(n, name)
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	return d.prefixText(n.at, name, s)
+}
+
+func (d *decoder) prefixText(at pos, name, s string) (netip.Prefix, bool) {
+	p, ok := d.rawPrefix(at, name, s)
 	if !ok {
 		return p, false
 	}
 	if p != p.Masked() {
-		d.fail(n.at, fmt.Sprintf("%s %q has host bits", name, p), "a network ends in zeros", fmt.Sprintf("write %s", p.Masked()))
+		d.fail(at, fmt.Sprintf("%s %q has host bits", name, p), "a network ends in zeros", fmt.Sprintf("write %s", p.Masked()))
 		return p, false
 	}
 	return p, true
@@ -140,7 +148,11 @@ func (d *decoder) prefix(n *node, name string) (netip.Prefix, bool) {
 
 // hostPrefix reads a host's address with the length of its link's prefix.
 func (d *decoder) hostPrefix(n *node, name string) (netip.Prefix, bool) {
-	p, ok := d.rawPrefix(n, name)
+	s, ok := d.str(n, name)
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	p, ok := d.rawPrefix(n.at, name, s)
 	if !ok || !d.host(n.at, name, p.Addr()) {
 		return p, false
 	}

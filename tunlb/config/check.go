@@ -3,6 +3,9 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+
+	"github.com/tunlb/tunlb/policy"
 )
 
 // check finds the contradictions between values that are right each by itself. What could not be read is zero and skipped.
@@ -13,12 +16,27 @@ func (d *decoder) check() {
 	d.checkPortRoutes()
 	d.checkServiceNames()
 	d.checkListen()
-	routers, vips := d.routers(), d.vips()
+	own, vips := d.ownAddresses(), d.vips()
 	for i := range d.services {
-		d.checkServers(&d.services[i], routers, vips)
+		d.checkServers(&d.services[i], own, vips)
 	}
 	d.checkGateways(vips)
-	d.checkReach()
+	if d.badPorts {
+		return
+	}
+	segments := d.config().Segments()
+	routes := d.routes(segments)
+	d.checkSegments(segments, routes, own, vips)
+	if slices.ContainsFunc(segments, func(s Segment) bool { return len(s.Own) == 0 }) {
+		return // whose servers are reached is not known
+	}
+	for i := range d.services {
+		if s := &d.services[i]; s.Mode == policy.DR {
+			d.checkDirect(s, segments, routes)
+		} else {
+			d.checkReach(s, routes)
+		}
+	}
 }
 
 func (d *decoder) checkPortNames() {
@@ -26,7 +44,7 @@ func (d *decoder) checkPortNames() {
 	first := make(map[device]pos)
 	for _, p := range d.ports {
 		at, known := first[device{p.NetNS, p.Name}]
-		if !known {
+		if !known || p.Name == "" { // a packet port's, and missing
 			first[device{p.NetNS, p.Name}] = p.nameAt
 			continue
 		}
@@ -34,12 +52,13 @@ func (d *decoder) checkPortNames() {
 	}
 }
 
-// checkBoxPorts allows one port on the box itself: its kernel leads all services to one device.
+// checkBoxPorts allows one TUN on the box itself: its kernel leads all services to one device. What is on an Ethernet
+// segment needs no kernel.
 func (d *decoder) checkBoxPorts() {
 	var first *port
 	for i, p := range d.ports {
 		switch {
-		case p.NetNS != "":
+		case p.Type != TUN || p.NetNS != "":
 		case first == nil:
 			first = &d.ports[i]
 		default:
@@ -51,24 +70,37 @@ func (d *decoder) checkBoxPorts() {
 
 // checkPortAddresses compares every port with those before it.
 func (d *decoder) checkPortAddresses() {
-	for i, p := range d.ports {
-		for j, a := range p.Addresses {
-			for k, earlier := range p.Addresses[:j] {
-				if a.Addr() == earlier.Addr() {
-					d.doubled(p.addressAt[j], fmt.Sprintf("address %s", a), p.addressAt[k], "write it once")
+	for i := range d.ports {
+		p := &d.ports[i]
+		for j := range p.addresses() {
+			d.checkDoubled(p, j, p, j)
+			for k := range d.ports[:i] {
+				if other := &d.ports[k]; p.Side != "" && other.Side != "" { // one segment
+					d.checkDoubled(p, j, other, len(other.addresses()))
+				} else {
+					d.checkOverlap(p, j, other)
 				}
-			}
-			for _, other := range d.ports[:i] {
-				d.checkOverlap(a, p.addressAt[j], other)
 			}
 		}
 	}
 }
 
-func (d *decoder) checkOverlap(a netip.Prefix, at pos, other port) {
-	for k, b := range other.Addresses {
+// checkDoubled compares the port's address j with the first n of other.
+func (d *decoder) checkDoubled(p *port, j int, other *port, n int) {
+	a := p.addresses()[j]
+	for k, b := range other.addresses()[:n] {
+		if a.Addr() == b.Addr() {
+			d.doubled(p.addressAt[j], fmt.Sprintf("address %s", a), other.addressAt[k], "write it once")
+		}
+	}
+}
+
+// checkOverlap compares the port's address j with all of other.
+func (d *decoder) checkOverlap(p *port, j int, other *port) {
+	a := p.addresses()[j]
+	for k, b := range other.addresses() {
 		if a.Overlaps(b) {
-			d.fail(at, fmt.Sprintf("address %s overlaps %s of port %q in line %d", a, b, other.Name, other.addressAt[k].line),
+			d.fail(p.addressAt[j], fmt.Sprintf("address %s overlaps %s of port %q in line %d", a, b, other.Name, other.addressAt[k].line),
 				"tunlb could not tell which link a host is on", "write prefixes that have no address in common")
 			return
 		}
@@ -83,7 +115,7 @@ func (d *decoder) checkPortRoutes() {
 	}
 	first := make(map[netip.Prefix]owner)
 	for i, p := range d.ports {
-		for j, r := range p.Routes {
+		for j, r := range p.routes() {
 			at, implied := p.at, len(p.routeAt) == 0
 			if !implied {
 				at = p.routeAt[j]
@@ -122,7 +154,7 @@ func (d *decoder) checkServiceNames() {
 }
 
 func (d *decoder) checkListen() {
-	routers := d.routers()
+	own := d.ownAddresses()
 	first := make(map[string]pos)
 	for i := range d.services {
 		s := &d.services[i]
@@ -134,18 +166,21 @@ func (d *decoder) checkListen() {
 		} else {
 			first[s.listenText()] = s.listenAt
 		}
-		if p, own := routers[s.Listen.Addr()]; own {
-			d.fail(s.listenAt, fmt.Sprintf("VIP %s is a router address of port %q", s.Listen.Addr(), p), "tunlb needs that one for itself", "write another VIP")
+		if what := own[s.Listen.Addr()]; what != "" {
+			d.fail(s.listenAt, fmt.Sprintf("VIP %s is %s", s.Listen.Addr(), what), "tunlb needs that one for itself", "write another VIP")
 		}
 	}
 }
 
-// routers has the name of the port for each of tunlb's own addresses.
-func (d *decoder) routers() map[netip.Addr]string {
+// ownAddresses says of each of tunlb's own what it is.
+func (d *decoder) ownAddresses() map[netip.Addr]string {
 	m := make(map[netip.Addr]string)
 	for _, p := range d.ports {
 		for _, a := range p.Router {
-			m[a] = p.Name
+			m[a] = fmt.Sprintf("a router address of port %q", p.Name)
+		}
+		for _, a := range p.Own {
+			m[a.Addr()] = fmt.Sprintf("an address of port %q", p.Name)
 		}
 	}
 	return m
@@ -162,7 +197,7 @@ func (d *decoder) vips() map[netip.Addr][]*service {
 	return m
 }
 
-func (d *decoder) checkServers(s *service, routers map[netip.Addr]string, vips map[netip.Addr][]*service) {
+func (d *decoder) checkServers(s *service, own map[netip.Addr]string, vips map[netip.Addr][]*service) {
 	names := make(map[string]pos)
 	addresses := make(map[netip.AddrPort]pos)
 	for i, server := range s.Servers {
@@ -180,22 +215,31 @@ func (d *decoder) checkServers(s *service, routers map[netip.Addr]string, vips m
 			continue
 		}
 		addresses[server.Address] = at.address
-		d.checkServer(s, server.Address.Addr(), at.address, routers, vips)
+		d.checkServer(s, server.Address.Addr(), at.address, own, vips)
+		d.checkServerPort(s, server.Address, at.address)
 	}
 }
 
-func (d *decoder) checkServer(s *service, a netip.Addr, at pos, routers map[netip.Addr]string, vips map[netip.Addr][]*service) {
+func (d *decoder) checkServer(s *service, a netip.Addr, at pos, own map[netip.Addr]string, vips map[netip.Addr][]*service) {
 	vip := s.Listen.Addr()
 	if vip.IsValid() && vip.Is4() != a.Is4() {
-		d.fail(at, fmt.Sprintf("server %s of the %s service %s", a, family(vip), s.Listen), "addresses are translated within one family only", "write an "+family(vip)+" address")
+		d.fail(at, fmt.Sprintf("server %s of the %s service %s", a, family(vip), s.Listen), familyStays(s.Mode), "write an "+family(vip)+" address")
 		return
 	}
-	if p, own := routers[a]; own {
-		d.fail(at, fmt.Sprintf("server %s is a router address of port %q", a, p), "that is tunlb itself", "write the address of the server")
+	if what := own[a]; what != "" {
+		d.fail(at, fmt.Sprintf("server %s is %s", a, what), "that is tunlb itself", "write the address of the server")
 	}
 	if of := vips[a]; len(of) > 0 {
 		d.fail(at, fmt.Sprintf("server %s is the VIP in line %d", a, of[0].listenAt.line), "its packets would come back to tunlb in a loop", "write the server's own address")
 	}
+}
+
+// familyStays says why a server has the family of its service.
+func familyStays(mode policy.Mode) string {
+	if mode == policy.DR {
+		return "mode dr leaves packets as they are"
+	}
+	return "addresses are translated within one family only"
 }
 
 func (d *decoder) checkGateways(vips map[netip.Addr][]*service) {
@@ -242,47 +286,4 @@ func (d *decoder) checkMasquerade(g gateway) {
 		d.fail(g.masqueradeAt, fmt.Sprintf("masquerade %s is in the inside network %s", g.Masquerade, g.Inside),
 			"answers to it would not leave the inside", "write an address of tunlb that is outside")
 	}
-}
-
-// checkReach finds servers that no port leads to. A port with default routes leads everywhere. VIPs are tunlb's own.
-func (d *decoder) checkReach() {
-	if d.badPorts {
-		return
-	}
-	routes := make(routeSet)
-	for _, p := range d.ports {
-		routes.add(p.Prefixes())
-	}
-	for _, s := range d.services {
-		for i, server := range s.Servers {
-			if a := server.Address.Addr(); a.IsValid() && !routes.contains(a) {
-				d.noRoute(s.serverAt[i].address, a)
-			}
-		}
-	}
-}
-
-func (d *decoder) noRoute(at pos, a netip.Addr) {
-	d.fail(at, fmt.Sprintf("no route to the server %s", a), "no port has a prefix with it", fmt.Sprintf("add %s/%d to the routes of the port that leads there", a, a.BitLen()))
-}
-
-// routeSet has prefixes by length and so answers in as many look-ups as there are lengths.
-type routeSet map[int]map[netip.Prefix]bool
-
-func (s routeSet) add(prefixes []netip.Prefix) {
-	for _, p := range prefixes {
-		if s[p.Bits()] == nil {
-			s[p.Bits()] = make(map[netip.Prefix]bool)
-		}
-		s[p.Bits()][p] = true
-	}
-}
-
-func (s routeSet) contains(a netip.Addr) bool {
-	for bits, prefixes := range s {
-		if p, err := a.Prefix(bits); err == nil && prefixes[p] {
-			return true
-		}
-	}
-	return false
 }

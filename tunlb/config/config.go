@@ -28,28 +28,62 @@ type Config struct {
 // Port is one device through which packets enter and leave.
 type Port struct {
 	Name      string         // the device's name; unique within its network namespace
-	Type      string         // "tun"; the other types are of later versions
-	Addresses []netip.Prefix // the kernel's end of the device: an address with the length of its prefix
-	NetNS     string         // path of the network namespace that gets the device; "" is the caller's
-	Router    []netip.Addr   // tunlb's own addresses on this link: at least one of each family in Addresses
-	Routes    []netip.Prefix // masked; the prefixes behind this port as configured or by default, see Prefixes
-	MTU       int
-	Offload   string // auto, tcp or off
+	Type      string         // TUN, TAP or Packet
+	Addresses []netip.Prefix // tun: the kernel's end of the device, an address with the length of its prefix
+	Own       []netip.Prefix // tap, packet: tunlb's own addresses on the segment with the length of its prefix; may be empty iff there is a Side
+	NetNS     string         // path of the network namespace that has the device; "" is the caller's
+	Router    []netip.Addr   // tun: tunlb's own addresses on this link, at least one of each family in Addresses
+	Routes    []netip.Prefix // tun: masked; the prefixes behind this port as configured or by default, see Prefixes
+	Via       []Route        // tap, packet: what is behind routers of the segment
+	MTU       int            // of IP; 0 iff Type is Packet: the interface has its own
+	Offload   string         // auto, tcp or off
+	Bridge    string         // tap: the bridge that the device joins; "" is none
+	Side      string         // tap, packet: Clients or Servers on a port of the switch; "" on all others
+	MAC       [6]byte        // tap, packet: tunlb's own on the segment; zero if the file does not say
 }
 
-// Prefixes lists what tunlb's own routing table has for this port: the prefixes of its addresses, then Routes,
-// none of them twice.
+// Types of ports.
+const (
+	TUN    = "tun"    // packets; a device that is made
+	TAP    = "tap"    // Ethernet frames; a device that is made
+	Packet = "packet" // Ethernet frames; an interface that exists
+)
+
+// Sides of the switch that tunlb is between its ports.
+const (
+	Clients = "clients"
+	Servers = "servers"
+)
+
+// Ethernet reports whether the port is one of an Ethernet segment.
+func (p *Port) Ethernet() bool { return p.Type == TAP || p.Type == Packet }
+
+// Route is a network behind a router.
+type Route struct {
+	Prefix netip.Prefix // masked
+	Via    netip.Addr   // the next hop: of the same family, in a prefix of the segment's own addresses
+}
+
+// Prefixes lists what tunlb's own routing table has for this port: the prefixes of its addresses, then those of its
+// routes, none of them twice.
 func (p *Port) Prefixes() []netip.Prefix {
 	var all []netip.Prefix
-	for _, a := range p.Addresses {
-		if m := a.Masked(); !slices.Contains(all, m) {
-			all = append(all, m)
+	add := func(prefix netip.Prefix) {
+		if !slices.Contains(all, prefix) {
+			all = append(all, prefix)
 		}
 	}
+	for _, a := range p.Addresses {
+		add(a.Masked())
+	}
+	for _, a := range p.Own {
+		add(a.Masked())
+	}
 	for _, r := range p.Routes {
-		if !slices.Contains(all, r) {
-			all = append(all, r)
-		}
+		add(r)
+	}
+	for _, r := range p.Via {
+		add(r.Prefix)
 	}
 	return all
 }
@@ -121,7 +155,7 @@ const (
 func defaultPort() Port {
 	return Port{
 		Name:      "tunlb0",
-		Type:      "tun",
+		Type:      TUN,
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.255.0.1/30"), netip.MustParsePrefix("fd00:7474::1/126")},
 		Router:    []netip.Addr{netip.MustParseAddr("10.255.0.2"), netip.MustParseAddr("fd00:7474::2")},
 		Routes:    everything(),

@@ -32,7 +32,11 @@ type key struct {
 	name   string
 	decode func(*node)
 	later  string // why it is known and yet an error; "" for the keys of this version
+	unfit  *unfit // why it is an error beside what else the map has; nil if it is none
 }
+
+// unfit is the three parts of an error.
+type unfit struct{ what, why, instead string }
 
 // config is valid iff there were no errors.
 func (d *decoder) config() *Config {
@@ -101,6 +105,9 @@ func (d *decoder) decodeField(f field, of string, keys []key) {
 		switch {
 		case k.name == f.key && k.later != "":
 			d.fail(f.at, fmt.Sprintf("%q is not supported by this version", k.name), k.later, "remove the key")
+			return
+		case k.name == f.key && k.unfit != nil:
+			d.fail(f.at, k.unfit.what, k.unfit.why, k.unfit.instead)
 			return
 		case k.name == f.key && f.value == nil: // reported by the tree
 			return

@@ -20,9 +20,31 @@ const (
 type port struct {
 	Port
 	at, nameAt pos
-	addressAt  []pos // parallel to Addresses
+	addressAt  []pos // parallel to Addresses or Own, whichever the type has
 	routerAt   []pos // parallel to Router
-	routeAt    []pos // parallel to Routes; empty if these are the default
+	routeAt    []pos // parallel to Routes or Via; empty if these are the default
+
+	bridgeAt, sideAt, macAt pos // valid iff the file has these
+}
+
+// addresses gives those that addressAt belongs to.
+func (p *port) addresses() []netip.Prefix {
+	if p.Ethernet() {
+		return p.Own
+	}
+	return p.Addresses
+}
+
+// routes gives the prefixes that routeAt belongs to.
+func (p *port) routes() []netip.Prefix {
+	if !p.Ethernet() {
+		return p.Routes
+	}
+	prefixes := make([]netip.Prefix, len(p.Via))
+	for i, r := range p.Via {
+		prefixes[i] = r.Prefix
+	}
+	return prefixes
 }
 
 func (d *decoder) decodePorts(n *node) {
@@ -37,47 +59,74 @@ func (d *decoder) decodePorts(n *node) {
 
 func (d *decoder) decodePort(n *node) {
 	before := len(d.errs)
-	p := port{at: n.at, nameAt: n.at, Port: Port{Type: "tun", MTU: DefaultMTU, Offload: "auto"}}
+	p := port{at: n.at, nameAt: n.at, Port: Port{Type: d.portType(n), MTU: DefaultMTU, Offload: "auto"}}
+	mostMTU := 65535
+	if p.Ethernet() {
+		mostMTU -= 14 // the frame's header
+	}
 	ok := d.decode(n, "a port", []key{
-		{name: "name", decode: func(n *node) { p.nameAt = n.at; p.Name = d.deviceName(n) }},
-		{name: "type", decode: func(n *node) { d.choice(n, "type", []string{"tun"}, []string{"tap", "packet"}) }},
+		{name: "name", decode: func(n *node) { p.nameAt = n.at; p.Name = d.deviceName(n, "name") }},
+		{name: "type", decode: func(*node) {}}, // before the others, which depend on it
 		{name: "addresses", decode: func(n *node) { d.decodeAddresses(n, &p) }},
 		{name: "netns", decode: func(n *node) { p.NetNS = d.decodeNetNS(n) }},
-		{name: "router", decode: func(n *node) { d.decodeRouter(n, &p) }},
+		{name: "router", unfit: p.unfit("router"), decode: func(n *node) { d.decodeRouter(n, &p) }},
 		{name: "routes", decode: func(n *node) { d.decodeRoutes(n, &p) }},
-		{name: "mtu", decode: func(n *node) { p.MTU, _ = d.number(n, "mtu", 1280, 65535) }},
+		{name: "mtu", unfit: p.unfit("mtu"), decode: func(n *node) { p.MTU, _ = d.number(n, "mtu", 1280, mostMTU) }},
 		{name: "offload", decode: func(n *node) { p.Offload, _ = d.choice(n, "offload", []string{"auto", "tcp", "off"}, nil) }},
-		{name: "bridge", later: "a TUN device joins no bridge"},
-		{name: "side", later: "a TUN device carries both sides"},
+		{name: "bridge", unfit: p.unfit("bridge"), decode: func(n *node) { p.bridgeAt = n.at; p.Bridge = d.deviceName(n, "bridge") }},
+		{name: "side", unfit: p.unfit("side"), decode: func(n *node) { p.sideAt = n.at; p.Side, _ = d.choice(n, "side", []string{Clients, Servers}, nil) }},
+		{name: "mac", unfit: p.unfit("mac"), decode: func(n *node) { p.macAt = n.at; p.MAC = d.mac(n, "mac") }},
 		{name: "queues", later: "a port has one queue"},
-		{name: "mac", later: "a TUN device has no MAC address"},
 	})
 	if !ok {
 		return
 	}
-	if n.field("addresses") == nil {
+	d.finishPort(n, &p, len(d.errs) > before)
+	d.ports = append(d.ports, p)
+}
+
+// portType is "" if the file has none that is known.
+func (d *decoder) portType(n *node) string {
+	f := n.field("type")
+	switch {
+	case f == nil:
+		return TUN
+	case f.value == nil || f.value.kind == null: // decodeField has it
+		return ""
+	}
+	s, _ := d.choice(f.value, "type", []string{TUN, TAP, Packet}, nil)
+	return s
+}
+
+// finishPort finds what is missing and fills in what follows from the rest. With errors some of that is not known.
+func (d *decoder) finishPort(n *node, p *port, errs bool) {
+	switch {
+	case p.Ethernet():
+		d.finishEthernet(n, p)
+		return
+	case n.field("addresses") == nil:
 		d.fail(n.at, "port without addresses", "the kernel needs one on its end of the device", "write addresses: [10.255.0.1/30]")
+		errs = true
 	}
 	if p.NetNS == "" && n.field("netns") == nil && n.field("routes") == nil {
 		p.Routes = everything()
 	}
-	if len(d.errs) == before && !n.broken {
-		d.finishRouter(&p)
+	if !errs && !n.broken {
+		d.finishRouter(p)
 	}
-	d.ports = append(d.ports, p)
 }
 
-func (d *decoder) deviceName(n *node) string {
+func (d *decoder) deviceName(n *node, name string) string {
 	const longest = 15 // IFNAMSIZ less the final NUL
-	s, ok := d.str(n, "name")
+	s, ok := d.str(n, name)
 	switch {
 	case !ok:
 		return ""
 	case len(s) > longest:
-		d.fail(n.at, fmt.Sprintf("name %s is too long", quote(s)), fmt.Sprintf("a device's name has at most %d bytes", longest), "write a shorter one")
+		d.fail(n.at, fmt.Sprintf("%s %s is too long", name, quote(s)), fmt.Sprintf("a device's name has at most %d bytes", longest), "write a shorter one")
 		return ""
 	case s == "." || s == ".." || strings.ContainsFunc(s, notInDeviceName):
-		d.fail(n.at, fmt.Sprintf("name %s is no device's name", quote(s)), "the kernel allows no space, /, : or %", "write letters, digits and -")
+		d.fail(n.at, fmt.Sprintf("%s %s is no device's name", name, quote(s)), "the kernel allows no space, /, : or %", "write letters, digits and -")
 		return ""
 	}
 	return s
@@ -86,12 +135,18 @@ func (d *decoder) deviceName(n *node) string {
 func notInDeviceName(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("/:%", r) }
 
 func (d *decoder) decodeAddresses(n *node, p *port) {
+	list := &p.Addresses
+	why, instead := "the kernel needs one on its end of the device", "write addresses: [10.255.0.1/30]"
+	if p.Ethernet() {
+		list = &p.Own
+		why, instead = needsOwn, writeOwn
+	}
 	if n.empty() {
-		d.fail(n.at, `"addresses" has no items`, "the kernel needs one on its end of the device", "write addresses: [10.255.0.1/30]")
+		d.fail(n.at, `"addresses" has no items`, why, instead)
 	}
 	d.items(n, "addresses", maxAddresses, func(n *node) {
 		if a, ok := d.hostPrefix(n, "address"); ok {
-			p.Addresses = append(p.Addresses, a)
+			*list = append(*list, a)
 			p.addressAt = append(p.addressAt, n.at)
 		}
 	})
@@ -122,7 +177,12 @@ func (d *decoder) decodeRouter(n *node, p *port) {
 
 func (d *decoder) decodeRoutes(n *node, p *port) {
 	d.items(n, "routes", maxRoutes, func(n *node) {
-		if r, ok := d.prefix(n, "route"); ok {
+		if p.Ethernet() {
+			d.decodeVia(n, p)
+		} else if to, _, found := strings.Cut(n.text, " via "); found {
+			d.fail(n.at, fmt.Sprintf("route %s has a next hop", quote(n.text)), "behind a TUN device there is only one, the kernel",
+				"write "+strings.Replace(quote(to), `"default"`, `"0.0.0.0/0" or "::/0"`, 1))
+		} else if r, ok := d.prefix(n, "route"); ok {
 			p.Routes = append(p.Routes, r)
 			p.routeAt = append(p.routeAt, n.at)
 		}
@@ -188,7 +248,7 @@ func (p *Port) exampleRouter(own netip.Prefix) string {
 	return "[...] and give the address a shorter prefix, which has room for it"
 }
 
-// namePorts gives the ports without names the lowest free ones.
+// namePorts gives the devices without names the lowest free ones.
 func (d *decoder) namePorts() {
 	used := make(map[string]bool)
 	for _, p := range d.ports {
@@ -197,7 +257,7 @@ func (d *decoder) namePorts() {
 	next := 0
 	for i := range d.ports {
 		p := &d.ports[i]
-		if p.Name != "" {
+		if p.Name != "" || p.Type == Packet {
 			continue
 		}
 		for used[fmt.Sprintf("tunlb%d", next)] {

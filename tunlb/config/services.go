@@ -11,12 +11,13 @@ import (
 // service is a service with the places of what the checks compare.
 type service struct {
 	policy.Spec
-	at, nameAt, listenAt pos
-	implied              bool          // the name is made of Listen
-	serverAt             []serverPlace // parallel to Servers
+	at, nameAt, listenAt, modeAt pos
+	implied                      bool          // the name is made of Listen
+	badMode                      bool          // the mode could not be read
+	serverAt                     []serverPlace // parallel to Servers
 }
 
-type serverPlace struct{ name, address pos }
+type serverPlace struct{ name, address, mac pos }
 
 // protocols are the transports of this version.
 var protocols = map[string]uint8{"tcp": policy.TCP, "udp": policy.UDP}
@@ -39,14 +40,14 @@ func (d *decoder) decodeServices(n *node) {
 }
 
 func (d *decoder) decodeService(n *node) {
-	s := service{at: n.at, nameAt: n.at, listenAt: n.at}
+	s := service{at: n.at, nameAt: n.at, listenAt: n.at, modeAt: n.at}
 	s.Scheduler = DefaultScheduler
 	ok := d.decode(n, "a service", []key{
 		{name: "name", decode: func(n *node) { s.nameAt = n.at; s.Name, _ = d.label(n, "name") }},
 		{name: "listen", decode: func(n *node) { d.decodeListen(n, &s) }},
-		{name: "mode", decode: func(n *node) { s.Mode = d.decodeServiceMode(n) }},
+		{name: "mode", decode: func(n *node) { d.decodeServiceMode(n, &s) }},
 		{name: "scheduler", decode: func(n *node) { s.Scheduler = d.decodeScheduler(n) }},
-		{name: "servers", decode: func(*node) {}}, // after listen, which has the default of the port
+		{name: "servers", decode: func(*node) {}}, // after listen and mode, on which they depend
 		{name: "persistence", later: "every connection is scheduled by itself"},
 		{name: "health", later: "servers are not checked; weight: 0 takes one out by hand"},
 	})
@@ -88,11 +89,11 @@ func (d *decoder) decodeListen(n *node, s *service) {
 	}
 }
 
-func (d *decoder) decodeServiceMode(n *node) policy.Mode {
-	names := []string{policy.NAT.String(), policy.FullNAT.String()}
-	name, _ := d.choice(n, "mode", names, []string{"dr", "tunnel", "http"})
-	mode, _ := policy.ParseMode(name)
-	return mode
+func (d *decoder) decodeServiceMode(n *node, s *service) {
+	names := []string{policy.NAT.String(), policy.FullNAT.String(), policy.DR.String()}
+	name, ok := d.choice(n, "mode", names, []string{"tunnel", "http"})
+	s.modeAt, s.badMode = n.at, !ok
+	s.Mode, _ = policy.ParseMode(name)
 }
 
 func (d *decoder) decodeScheduler(n *node) string {
@@ -107,7 +108,7 @@ func (d *decoder) decodeScheduler(n *node) string {
 // decodeServer reads a map or, for short, only the address.
 func (d *decoder) decodeServer(n *node, s *service) {
 	server := policy.ServerSpec{Name: fmt.Sprintf("rs%d", len(s.Servers)+1), Weight: 1}
-	place := serverPlace{name: n.at, address: n.at}
+	place := serverPlace{name: n.at, address: n.at, mac: n.at}
 	address := func(n *node) {
 		place.address = n.at
 		if text, ok := d.str(n, "address"); ok {
@@ -125,6 +126,7 @@ func (d *decoder) decodeServer(n *node, s *service) {
 			}},
 			{name: "address", decode: address},
 			{name: "weight", decode: func(n *node) { server.Weight, _ = d.number(n, "weight", 0, 65535) }},
+			{name: "mac", unfit: s.unfitMAC(), decode: func(n *node) { place.mac = n.at; server.MAC = d.mac(n, "mac") }},
 		})
 		if ok && n.field("address") == nil {
 			d.fail(n.at, `server without "address"`, "it cannot be reached", "write address: IP:port")
