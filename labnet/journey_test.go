@@ -69,7 +69,7 @@ func (c captured) packet() Packet {
 	if c.ethernet {
 		ip = append(make([]byte, 14), ip...)
 	}
-	return Packet{Out: c.out, Ethernet: c.ethernet, Partial: c.partial, Data: ip}
+	return Packet{Out: c.out, Ethernet: c.ethernet, Device: !c.ethernet, Partial: c.partial, Data: ip}
 }
 
 // natCapture is one request through tunlb by NAT. Noise that must not be taken for it:

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/tunlb/tunlb/labnet/netns"
@@ -13,6 +16,9 @@ import (
 
 // Packet is one packet as captured in a lab.
 type Packet = netns.Packet
+
+// MAC is an Ethernet address.
+type MAC = netns.MAC
 
 // Lab is a topology made of kernel network namespaces, one for each node. Nothing of it is
 // visible outside of this process, and nothing outlives it. Whoever opened it closes it.
@@ -30,7 +36,7 @@ func Open(t Topology) (*Lab, error) {
 		return nil, fmt.Errorf("topology: %w", err)
 	}
 	l := &Lab{topology: t, nodes: make(map[string]*netns.NS)}
-	for _, step := range [...]func() error{l.makeNodes, l.makeLinks, l.makeSwitches, l.makeRoutes, l.settle, l.startServers} {
+	for _, step := range [...]func() error{l.makeNodes, l.makeLinks, l.makeBridges, l.makeRoutes, l.settle, l.setInterfaces, l.startServers} {
 		if err := step(); err != nil {
 			return nil, errors.Join(fmt.Errorf("open lab: %w", err), l.Close())
 		}
@@ -40,6 +46,22 @@ func Open(t Topology) (*Lab, error) {
 
 // Topology is what the lab was made of.
 func (l *Lab) Topology() Topology { return l.topology }
+
+// Names tells which node each of the lab's MACs belongs to, for Journey.Frames and Conversation.
+// The map is the caller's, who may add what a program on a TAP has.
+func (l *Lab) Names() (map[MAC]string, error) {
+	names := make(map[MAC]string)
+	for _, n := range l.topology.Nodes {
+		macs, err := l.nodes[n.Name].MACs()
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range macs {
+			names[m] = n.Name
+		}
+	}
+	return names, nil
+}
 
 // NS is a node's namespace; nil if there is no such node.
 func (l *Lab) NS(node string) *netns.NS { return l.nodes[node] }
@@ -75,13 +97,36 @@ func (l *Lab) makeNodes() error {
 			return err
 		}
 		l.nodes[n.Name] = ns
-		if !n.Forward {
-			continue
+		if err := l.set(n, false); err != nil {
+			return err
 		}
-		for _, path := range [...]string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
-			if err := ns.Sysctl(path, "1"); err != nil {
+		for _, p := range n.Loopback {
+			if err := ns.AddAddress("lo", p); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// set writes the node's sysctls: those of its interfaces, or all others, which are in force when
+// interfaces come up.
+func (l *Lab) set(n Node, interfaces bool) error {
+	settings := make(map[string]string)
+	maps.Copy(settings, n.Sysctls)
+	if n.Forward {
+		settings["ipv4/ip_forward"], settings["ipv6/conf/all/forwarding"] = "1", "1"
+	}
+	if n.Switch {
+		settings["ipv6/conf/default/disable_ipv6"] = "1" // it speaks for nobody, not even itself
+	}
+	for _, path := range slices.Sorted(maps.Keys(settings)) {
+		parts := strings.Split(path, "/") // ipv4 conf eth0 arp_ignore
+		if interfaces != (len(parts) == 4 && !slices.Contains([]string{"all", "default", "lo"}, parts[2])) {
+			continue
+		}
+		if err := l.nodes[n.Name].Sysctl(path, settings[path]); err != nil {
+			return fmt.Errorf("node %s: %w", n.Name, err)
 		}
 	}
 	return nil
@@ -106,20 +151,28 @@ func (l *Lab) makeLinks() error {
 }
 
 func (l *Lab) end(e End, mtu int) netns.End {
-	return netns.End{NS: l.nodes[e.Node], Name: e.Interface, MTU: mtu, Addresses: e.Addresses}
+	return netns.End{NS: l.nodes[e.Node], Name: e.Interface, MTU: mtu, Addresses: e.Addresses, MAC: hardware(e)}
 }
 
-func (l *Lab) makeSwitches() error {
+// hardware makes an interface's MAC tell its address: 02:00:cb:00:71:0a is 203.0.113.10's. One
+// without an address gets what the kernel makes up.
+func hardware(e End) (m netns.MAC) {
+	for _, p := range e.Addresses {
+		if a := p.Addr(); a.Is4() {
+			m[0] = 2 // locally administered
+			*(*[4]byte)(m[2:]) = a.As4()
+			break
+		}
+	}
+	return m
+}
+
+func (l *Lab) makeBridges() error {
 	for _, n := range l.topology.Nodes {
-		if !n.Switch {
-			continue
-		}
-		var ports []string
-		for _, end := range l.topology.ends(n.Name) {
-			ports = append(ports, end.Interface)
-		}
-		if err := l.nodes[n.Name].Bridge("br0", ports...); err != nil {
-			return err
+		for _, b := range l.topology.bridges(n) {
+			if err := l.nodes[n.Name].Bridge(b.Name, b.Interfaces...); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -146,6 +199,15 @@ func (l *Lab) settle() error {
 	return nil
 }
 
+func (l *Lab) setInterfaces() error {
+	for _, n := range l.topology.Nodes {
+		if err := l.set(n, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (l *Lab) startServers() error {
 	for _, n := range l.topology.Nodes {
 		for _, s := range n.Services {
@@ -161,14 +223,12 @@ func (l *Lab) start(n Node, s Service) error {
 	ns := l.nodes[n.Name]
 	if s.Kind == UDPEcho {
 		// A socket for each address: an answer's source is then the address that was asked.
-		for _, end := range l.topology.ends(n.Name) {
-			for _, p := range end.Addresses {
-				c, err := ns.ListenPacket("udp", netip.AddrPortFrom(p.Addr(), s.Port).String())
-				if err != nil {
-					return err
-				}
-				l.servers = append(l.servers, ServeUDPEcho(c, n.Name))
+		for _, p := range l.topology.addresses(n) {
+			c, err := ns.ListenPacket("udp", netip.AddrPortFrom(p.Addr(), s.Port).String())
+			if err != nil {
+				return err
 			}
+			l.servers = append(l.servers, ServeUDPEcho(c, n.Name))
 		}
 		return nil
 	}

@@ -13,15 +13,16 @@ const (
 
 // segment is a captured packet of TCP or UDP, as far as a journey needs it.
 type segment struct {
-	out, ethernet bool
-	proto         uint8
-	src, dst      netip.AddrPort
-	ttl           uint8
-	seq, ack      uint32 // TCP
-	flags         uint8  // TCP
-	checksum      uint16
-	state         ChecksumState
-	payload       []byte
+	out, device    bool
+	srcMAC, dstMAC MAC // zero without an Ethernet header
+	proto          uint8
+	src, dst       netip.AddrPort
+	ttl            uint8
+	seq, ack       uint32 // TCP
+	flags          uint8  // TCP
+	checksum       uint16
+	state          ChecksumState
+	payload        []byte
 }
 
 // same tells whether two captures are of one packet. Super-packets are cut and merged on the way,
@@ -40,14 +41,9 @@ func (s *segment) same(o segment) bool {
 
 // parse reads a packet; false for whatever else than an unfragmented TCP or UDP packet.
 func parse(p Packet) (s segment, ok bool) {
-	ip := p.Data
-	if p.Ethernet {
-		if len(ip) < 14 {
-			return s, false
-		}
-		ip = ip[14:]
-	}
-	s.out, s.ethernet = p.Out, p.Ethernet
+	ip := p.Payload()
+	s.out, s.device = p.Out, p.Device
+	s.srcMAC, s.dstMAC, _ = p.MACs()
 	var src, dst netip.Addr
 	var l4 []byte
 	switch {

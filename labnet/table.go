@@ -12,37 +12,87 @@ import (
 // asterisk and, if color is set, in colour. Whoever calls it knows about NO_COLOR and terminals.
 func (j Journey) Table(w io.Writer, color bool) error {
 	p := painter(color)
-	lines := [][]string{p.heading("REQUEST")}
-	for _, r := range j.Request {
-		lines = append(lines, p.row(r))
-	}
-	if len(j.Answer) > 0 {
-		lines = append(lines, nil, p.heading("ANSWER"))
-	}
-	for _, r := range j.Answer {
-		lines = append(lines, p.row(r))
-	}
-	_, err := io.WriteString(w, align(lines)+"\n* changed on the way from the hop above\n")
+	_, err := io.WriteString(w, j.table(p, []string{"SOURCE", "", "DESTINATION", "TTL", "CHECKSUM", ""}, p.row))
 	return err
+}
+
+// Frames is Table with the stations that each frame went from and to, by their names (Lab.Names)
+// or else their MACs, and with what the answer has bypassed: the journey of direct routing.
+func (j Journey) Frames(w io.Writer, names map[MAC]string, color bool) error {
+	p := painter(color)
+	name := func(m MAC, changed bool) string {
+		if changed {
+			return p.mark(station(names, m))
+		}
+		return station(names, m)
+	}
+	heading := []string{"FROM", "", "TO", "SOURCE", "", "DESTINATION", "TTL", "CHECKSUM", ""}
+	text := j.table(p, heading, func(r Row) []string {
+		frame := []string{"", "", ""} // there is none on a TUN
+		if r.SrcMAC != (MAC{}) {
+			frame = []string{name(r.SrcMAC, r.Changed&SrcMAC != 0), "->", name(r.DstMAC, r.Changed&DstMAC != 0)}
+		}
+		return append(frame, p.row(r)...)
+	})
+	if len(j.Missed) > 0 {
+		text += "The answer does not pass " + strings.Join(j.Missed, " and ") + ".\n"
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+// station is who has a MAC.
+func station(names map[MAC]string, m MAC) string {
+	switch name, ok := names[m]; {
+	case ok:
+		return name
+	case m.IsGroup():
+		return "everybody"
+	}
+	return m.String()
+}
+
+// table puts the cells of each row, and their heading, behind the hop.
+func (j Journey) table(p painter, heading []string, row func(Row) []string) string {
+	var lines [][]string
+	for _, way := range [...]struct {
+		name string
+		rows []Row
+	}{{"REQUEST", j.Request}, {"ANSWER", j.Answer}} {
+		if len(way.rows) == 0 {
+			continue
+		}
+		if len(lines) > 0 {
+			lines = append(lines, nil)
+		}
+		lines = append(lines, p.heading(append([]string{way.name}, heading...)))
+		for _, r := range way.rows {
+			lines = append(lines, append([]string{r.Hop}, row(r)...))
+		}
+	}
+	return align(lines) + "\n* changed on the way from the hop above\n"
 }
 
 // painter is whether to use colours.
 type painter bool
 
-func (p painter) heading(way string) []string {
-	cells := []string{way, "SOURCE", "", "DESTINATION", "TTL", "CHECKSUM", ""}
+func (p painter) heading(cells []string) []string {
 	for i, c := range cells {
 		cells[i] = p.paint(c, "1") // bold
 	}
 	return cells
 }
 
+// mark is for what has changed.
+func (p painter) mark(text string) string { return p.paint(text+"*", "1;33") } // bold yellow
+
+// row is the cells of a row that are about the packet.
 func (p painter) row(r Row) []string {
 	mark := func(text string, f Field) string {
 		if r.Changed&f == 0 {
 			return text
 		}
-		return p.paint(text+"*", "1;33") // bold yellow
+		return p.mark(text)
 	}
 	endpoint := func(a netip.AddrPort, addr, port Field) string {
 		host := a.Addr().String()
@@ -56,7 +106,7 @@ func (p painter) row(r Row) []string {
 		state = p.paint(state, "1;31") // bold red
 	}
 	return []string{
-		r.Hop, endpoint(r.Src, SrcAddr, SrcPort), "->", endpoint(r.Dst, DstAddr, DstPort),
+		endpoint(r.Src, SrcAddr, SrcPort), "->", endpoint(r.Dst, DstAddr, DstPort),
 		mark(fmt.Sprint(r.TTL), TTL), mark(fmt.Sprintf("0x%04x", r.Checksum), Checksum), state,
 	}
 }

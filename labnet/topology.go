@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 )
 
@@ -20,11 +21,20 @@ type Topology struct {
 // Node is a host, a router or an Ethernet switch.
 type Node struct {
 	Name     string
-	Switch   bool // an Ethernet switch: it has no addresses, routes or services
+	Switch   bool // an Ethernet switch: one bridge br0 of all its interfaces; it has no addresses, routes or services
 	Forward  bool // passes packets on between its interfaces
+	Bridges  []Bridge
+	Loopback []netip.Prefix    // addresses on lo
+	Sysctls  map[string]string // below /proc/sys/net: "ipv4/conf/all/arp_ignore": "1"; those of an interface come last
 	Routes   []Route
 	Services []Service
 	Note     []string // further lines for Draw
+}
+
+// Bridge is an Ethernet switch inside a host, made of some of its interfaces; more may join later.
+type Bridge struct {
+	Name       string
+	Interfaces []string
 }
 
 // Route is a route beyond the node's own networks.
@@ -62,6 +72,27 @@ const (
 type Service struct {
 	Kind Kind
 	Port uint16
+}
+
+// bridges are those that a node holds; a switch is nothing else.
+func (t Topology) bridges(n Node) []Bridge {
+	if !n.Switch {
+		return n.Bridges
+	}
+	b := Bridge{Name: "br0"}
+	for _, end := range t.ends(n.Name) {
+		b.Interfaces = append(b.Interfaces, end.Interface)
+	}
+	return []Bridge{b}
+}
+
+// addresses are all that a node has.
+func (t Topology) addresses(n Node) []netip.Prefix {
+	var all []netip.Prefix
+	for _, end := range t.ends(n.Name) {
+		all = append(all, end.Addresses...)
+	}
+	return append(all, n.Loopback...)
 }
 
 // Address gives the first address of a family on a node's interface; the zero Addr if none.
@@ -106,8 +137,14 @@ func (t Topology) Validate() error {
 			errs = append(errs, fmt.Errorf("node %q: names are unique and not empty", n.Name))
 		}
 		names[n.Name] = true
-		if n.Switch && (n.Forward || len(n.Routes)+len(n.Services) > 0) {
-			errs = append(errs, fmt.Errorf("node %q: a switch neither routes nor serves", n.Name))
+		if n.Switch && (n.Forward || len(n.Routes)+len(n.Services)+len(n.Loopback)+len(n.Bridges) > 0) {
+			errs = append(errs, fmt.Errorf("node %q: a switch neither routes nor serves, and is one bridge", n.Name))
+		}
+		errs = append(errs, t.validateBridges(n)...)
+		for path := range n.Sysctls {
+			if !filepath.IsLocal(path) {
+				errs = append(errs, fmt.Errorf("node %q: sysctl %q: paths are below /proc/sys/net, like ipv4/ip_forward", n.Name, path))
+			}
 		}
 		for _, s := range n.Services {
 			if !slices.Contains([]Kind{HTTP, TCPEcho, UDPEcho}, s.Kind) {
@@ -134,4 +171,28 @@ func (t Topology) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// validateBridges wants each bridge to have a name of its own, and ports that are the node's,
+// no other bridge's and without addresses.
+func (t Topology) validateBridges(n Node) (errs []error) {
+	taken := map[string]bool{"lo": true}
+	free := make(map[string]bool)
+	for _, end := range t.ends(n.Name) {
+		taken[end.Interface] = true
+		free[end.Interface] = len(end.Addresses) == 0
+	}
+	for _, b := range n.Bridges {
+		if b.Name == "" || len(b.Name) > 15 || taken[b.Name] {
+			errs = append(errs, fmt.Errorf("node %q: bridge %q: names have 1 to 15 bytes, and no other interface has them", n.Name, b.Name))
+		}
+		taken[b.Name] = true
+		for _, port := range b.Interfaces {
+			if !free[port] {
+				errs = append(errs, fmt.Errorf("node %q: bridge %q: %q is no interface without addresses that is left to it", n.Name, b.Name, port))
+			}
+			free[port] = false
+		}
+	}
+	return errs
 }

@@ -44,6 +44,7 @@ type End struct {
 	Name      string // of the interface, at most 15 bytes
 	MTU       int    // 0 means the kernel's default, 1500
 	Addresses []netip.Prefix
+	MAC       MAC // zero: one that the kernel makes up
 }
 
 // Route is a route of one namespace.
@@ -54,11 +55,21 @@ type Route struct {
 	AdvMSS    int          // MSS announced to peers over this route; 0 derives it from the MTU
 }
 
-// Packet is one packet as a packet socket saw it. Data is not shared with anything.
+// Neighbour is an entry of a namespace's neighbour table: the ARP cache, and its twin for IPv6.
+// It is a plain value.
+type Neighbour struct {
+	Address   netip.Addr
+	Interface string
+	MAC       MAC    // zero while it is being asked for, or if nobody answered
+	State     string // as iproute2 names it, in small letters: "reachable", "stale", "permanent", "failed", ...
+}
+
+// Packet is one packet as a packet socket saw it, ARP included. Data is not shared with anything.
 type Packet struct {
 	Time      time.Time // of the kernel, for people: not good enough to order packets by
 	Interface string
 	Out       bool   // the host (or a program through the kernel) was sending; else it arrived
+	Device    bool   // of a TUN's or TAP's: what goes out there goes to the program that holds it
 	Ethernet  bool   // Data starts with an Ethernet header; otherwise with IP (TUN)
 	Partial   bool   // the transport checksum is left to the hardware: the field holds the pseudo-header's sum
 	Data      []byte // whole, a super-packet too

@@ -2,6 +2,7 @@ package netns
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"strings"
@@ -17,6 +18,12 @@ func Connect(a, b End) error {
 	veth := netlink.NewVeth(netlink.LinkAttrs{Name: a.Name, MTU: a.MTU, TxQLen: -1})
 	veth.PeerName, veth.PeerMTU = b.Name, uint32(b.MTU)
 	veth.PeerNamespace = netlink.NsFd(b.NS.file.Fd())
+	if a.MAC != (MAC{}) {
+		veth.HardwareAddr = a.MAC[:]
+	}
+	if b.MAC != (MAC{}) {
+		veth.PeerHardwareAddr = b.MAC[:]
+	}
 	if err := a.NS.handle.LinkAdd(veth); err != nil {
 		return fmt.Errorf("connect %s:%s to %s:%s: %w", a.NS.name, a.Name, b.NS.name, b.Name, err)
 	}
@@ -35,7 +42,9 @@ func Connect(a, b End) error {
 	return nil
 }
 
-// Bridge makes an Ethernet switch of the namespace's interfaces.
+// Bridge makes an Ethernet switch of the namespace's interfaces. It passes frames on from the
+// start: without the spanning tree protocol, which the kernel leaves off, no port waits for the
+// forward delay.
 func (ns *NS) Bridge(name string, ports ...string) error {
 	// Snooping would hold back neighbour solicitations to groups that it hasn't learned yet.
 	snooping := false
@@ -118,14 +127,18 @@ func (ns *NS) pending() (string, error) {
 		return "", fmt.Errorf("%s: list addresses: %w", ns.name, err)
 	}
 	for _, a := range addrs {
-		if a.Flags&unix.IFA_F_TENTATIVE != 0 {
+		switch {
+		case a.Flags&unix.IFA_F_DADFAILED != 0:
+			return "", fmt.Errorf("%s: %s: duplicate address detection found another owner on the link (take it away there, or turn accept_dad off)", ns.name, a.IPNet)
+		case a.Flags&unix.IFA_F_TENTATIVE != 0:
 			return a.IPNet.String(), nil
 		}
 	}
 	return "", nil
 }
 
-// AddAddress adds an address to an interface. It can be used at once.
+// AddAddress adds an address to an interface. It can be used at once. Where duplicate address
+// detection is on (New turns it off), a duplicate is an error.
 func (ns *NS) AddAddress(iface string, p netip.Prefix) error {
 	if err := ns.addAddress(iface, p); err != nil || p.Addr().Is4() {
 		return err
@@ -134,14 +147,21 @@ func (ns *NS) AddAddress(iface string, p netip.Prefix) error {
 }
 
 // addAddress leaves it to Settle to wait for the address. It isn't added with the flag NODAD,
-// although New has duplicate address detection turned off: nothing would tell then when the
+// although New turns duplicate address detection off: nothing would tell then when the
 // kernel has joined the address's group for solicitations.
 func (ns *NS) addAddress(iface string, p netip.Prefix) error {
 	link, err := ns.link(iface)
 	if err != nil {
 		return err
 	}
-	if err := ns.handle.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p)}); err != nil {
+	addr := &netlink.Addr{IPNet: ipNet(p)}
+	if p.Addr().Is6() && p.IsSingleIP() {
+		// Of no network, so that what the host begins should not come from it, as it would: it is
+		// closer than all others to any other address of its own network (RFC 6724, rule 8).
+		// With IPv4 the route decides, and it says otherwise already.
+		addr.ValidLft, addr.PreferedLft = math.MaxUint32, 0
+	}
+	if err := ns.handle.AddrAdd(link, addr); err != nil {
 		return fmt.Errorf("%s: add %s to %s: %w", ns.name, p, iface, err)
 	}
 	return nil

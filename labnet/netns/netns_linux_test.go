@@ -104,8 +104,8 @@ func pair(a, b string) (*NS, *NS, error) {
 		return nil, nil, err
 	}
 	err = Connect(
-		End{x, "eth0", 0, []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")}},
-		End{y, "eth0", 0, []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")}},
+		End{NS: x, Name: "eth0", Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")}},
+		End{NS: y, Name: "eth0", Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")}},
 	)
 	return x, y, errors.Join(err, x.Settle(), y.Settle())
 }

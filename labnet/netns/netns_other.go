@@ -62,6 +62,23 @@ func (*NS) Settle() error { return unsupported() }
 // AddAddress fails.
 func (*NS) AddAddress(string, netip.Prefix) error { return unsupported() }
 
+// MACs fails.
+func (*NS) MACs() (map[string]MAC, error) { return nil, unsupported() }
+
+// Neighbour fails.
+func (*NS) Neighbour(netip.Addr) (n Neighbour, ok bool, err error) {
+	return Neighbour{}, false, unsupported()
+}
+
+// Neighbours fails.
+func (*NS) Neighbours() ([]Neighbour, error) { return nil, unsupported() }
+
+// AddNeighbour fails.
+func (*NS) AddNeighbour(string, netip.Addr, MAC) error { return unsupported() }
+
+// FlushNeighbours fails.
+func (*NS) FlushNeighbours() error { return unsupported() }
+
 // AddRoute fails.
 func (*NS) AddRoute(Route) error { return unsupported() }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,6 +19,7 @@ import (
 type packetSocket struct {
 	iface    string
 	ethernet bool
+	device   bool
 	file     *os.File
 	raw      syscall.RawConn
 	closing  atomic.Bool
@@ -33,6 +35,7 @@ func (ns *NS) openCapture(iface string) (capture, error) {
 		iface: iface,
 		// A TUN has no link header (ARPHRD_NONE); loopback has an Ethernet one.
 		ethernet: link.Attrs().EncapType == "ether" || link.Attrs().EncapType == "loopback",
+		device:   link.Type() == (&netlink.Tuntap{}).Type(),
 		buf:      make([]byte, 1<<17),
 		oob:      make([]byte, 256),
 	}
@@ -113,7 +116,7 @@ func (s *packetSocket) receive(fd int) (Packet, error) {
 	if err != nil {
 		return Packet{}, err
 	}
-	p := Packet{Interface: s.iface, Ethernet: s.ethernet, Data: append([]byte(nil), s.buf[:n]...)}
+	p := Packet{Interface: s.iface, Ethernet: s.ethernet, Device: s.device, Data: append([]byte(nil), s.buf[:n]...)}
 	if ll, ok := from.(*unix.SockaddrLinklayer); ok {
 		p.Out = ll.Pkttype == unix.PACKET_OUTGOING
 	}
