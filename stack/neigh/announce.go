@@ -15,10 +15,15 @@ type local struct {
 	ask      time.Duration // when to ask who else has the VIP; valid iff vip and not inline
 	asked    time.Duration
 	defended time.Duration
+	report   time.Duration // when to report the group again; valid iff IPv6
 }
 
 // tickLocal announces and asks.
 func (t *Table) tickLocal(l *local, now time.Duration) {
+	if !is4(l.addr) && now >= l.report && t.out.room() {
+		t.out.push(Everywhere, 0).putReport(t.mac, solicitedNode(l.addr))
+		l.report = now + reportGroup
+	}
 	if l.announce > 0 && now >= l.next && t.out.room() {
 		t.announce(l)
 		l.announce--

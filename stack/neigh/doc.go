@@ -40,6 +40,7 @@ const (
 	askFirst      = 750 * time.Millisecond // and at first: by then the servers are known by their MACs
 	askAgain      = 30 * time.Second       // who else has the VIP?
 	askConflict   = 5 * time.Second        // the same while somebody does
+	reportGroup   = time.Minute            // between two reports of a group: bridges forget it after 260 s (RFC 3810, 9.4)
 	reportAgain   = time.Minute            // between two events about one conflict
 )
 

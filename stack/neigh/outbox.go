@@ -16,7 +16,7 @@ type Frame struct {
 	Scope Scope
 	Port  uint8 // valid iff Scope is Back
 	n     uint8
-	b     [ndEnd]byte
+	b     [max(ndEnd, mldEnd)]byte
 }
 
 // Bytes is vnet header | Ethernet | message, valid as long as f is.
