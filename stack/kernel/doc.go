@@ -1,4 +1,4 @@
-// Package kernel owns what the Linux kernel must be told so that packets reach tunlb's TUN device:
+// Package kernel owns what the Linux kernel must be told so that packets reach tunlb's devices:
 // addresses, routes, policy rules and sysctls of one network namespace. They are applied idempotently,
 // undone by Close, and after a crash by Clean or by the next run. It does not own the device (stack/port
 // makes it, with its MTU) and knows nothing of what happens to the packets.
@@ -87,6 +87,10 @@
 // link-local address (addr_gen_mode none) and so no router solicitations, no autoconfiguration. Two multicast
 // listener reports, :: to ff02::16, are all that the kernel sends into the device of its own accord. The device should come
 // down: a link-local address that it has already got stays.
+//
+// On a TAP tunlb is a host of its own (Silent), and the kernel none: no IPv6, and arp_ignore 8, since it would
+// answer there for the addresses of its other devices. Both come before the device is set up. In a
+// bridge that device is a mere port of it. An interface with a packet socket (Foreign) stays as it is.
 //
 // # Limits
 //

@@ -11,8 +11,15 @@ var ErrInUse = errors.New("routes and rules are in use")
 // State is what the kernel of one network namespace is to be told. A plain value that Kernel.Apply makes
 // true; the zero value asks for nothing. Two equal states (reflect.DeepEqual) mean the same.
 type State struct {
-	// Device is the TUN, which must exist.
+	// Device is the TUN, TAP or interface, which must exist.
 	Device string
+	// Silent says that the device is a TAP, on whose segment tunlb is a host and this kernel is none: it is set
+	// up, and the kernel neither sends anything of its own there nor answers. Valid with Device alone.
+	Silent bool
+	// Foreign says that the device is an interface of the administrator's, where tunlb only has a packet socket.
+	// Nothing is changed, but it must be up. Valid with Device alone.
+	Foreign bool
+
 	// Addresses are put on the device (the kernel's end of it), e.g. 10.255.0.1/30.
 	Addresses []netip.Prefix
 	// Routes lead through the device in the main table: the virtual router's 0.0.0.0/0, or ::/0.

@@ -30,6 +30,7 @@ type Kernel struct {
 	added  map[address]bool // addresses that we added: kernels before 5.18 don't know whose they are
 	saved  []savedSetting   // settings of devices as they were, in the order of changing
 	raised []raisedLink     // devices that were down
+	aside  bool             // the State is Silent or Foreign: what is ours in the namespace is another Kernel's
 }
 
 type savedSetting struct {
@@ -113,6 +114,7 @@ func (k *Kernel) Apply(s State) error {
 		return err
 	}
 	var l ledger
+	k.aside = s.Silent || s.Foreign
 	if err := k.applyLocked(&l, s); err != nil {
 		return errors.Join(err, l.rollback())
 	}
@@ -120,6 +122,10 @@ func (k *Kernel) Apply(s State) error {
 }
 
 func (k *Kernel) applyLocked(l *ledger, s State) error {
+	if k.aside {
+		_, _, err := k.device(l, s, nil)
+		return err
+	}
 	have, err := k.ours()
 	if err != nil {
 		return err
@@ -151,6 +157,12 @@ func (k *Kernel) device(l *ledger, s State, have []object) (index int, want []ob
 	if err != nil {
 		return 0, nil, fmt.Errorf("ip link show dev %s: %w", s.Device, err)
 	}
+	if s.Foreign {
+		if link.Attrs().Flags&net.FlagUp == 0 {
+			return 0, nil, fmt.Errorf("interface %s is down: run `ip link set dev %[1]s up`", s.Device)
+		}
+		return 0, nil, nil
+	}
 	index = link.Attrs().Index
 	if !k.ipv6 && s.uses(unix.AF_INET6) {
 		return 0, nil, errors.New("this kernel runs without IPv6 (/proc/sys/net/ipv6 is missing), but IPv6 addresses are asked for")
@@ -176,7 +188,7 @@ func (k *Kernel) device(l *ledger, s State, have []object) (index int, want []ob
 	if err := k.raise(l, link); err != nil {
 		return 0, nil, err
 	}
-	if !s.Routed { // the namespace is made for the device: nobody else may have started its loopback
+	if !s.Routed && !s.Silent { // the namespace is made for the device: nobody else may have started its loopback
 		lo, err := k.links.LinkByName("lo")
 		if err != nil {
 			return 0, nil, fmt.Errorf("ip link show dev lo: %w", err)
@@ -383,11 +395,14 @@ func (k *Kernel) clean() ([]string, error) {
 	k.closed = true
 	defer k.release()
 	l := ledger{stubborn: true}
-	have, err := k.ours()
-	if err != nil {
-		return nil, err
+	var err error
+	if !k.aside {
+		have, failed := k.ours()
+		if failed != nil {
+			return nil, failed
+		}
+		err = k.settle(&l, nil, have, nil)
 	}
-	err = k.settle(&l, nil, have, nil)
 	for _, link := range slices.Backward(k.raised) {
 		l.lower(k, link)
 	}

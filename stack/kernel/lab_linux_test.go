@@ -64,7 +64,10 @@ func newLab(t *testing.T) *lab {
 }
 
 // tun makes a TUN in the namespace; a packet is what a read returns.
-func (l *lab) tun(name string) *os.File {
+func (l *lab) tun(name string) *os.File { l.t.Helper(); return l.device(name, unix.IFF_TUN) }
+
+// device makes a TUN or TAP in the namespace.
+func (l *lab) device(name string, kind uint16) *os.File {
 	l.t.Helper()
 	var file *os.File
 	err := l.inside(func() error {
@@ -74,7 +77,7 @@ func (l *lab) tun(name string) *os.File {
 		}
 		req, err := unix.NewIfreq(name)
 		if err == nil {
-			req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+			req.SetUint16(kind | unix.IFF_NO_PI)
 			err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 		}
 		if err != nil {

@@ -39,6 +39,9 @@ func (s State) check() error {
 	if (s.Device == "" && !s.empty()) || len(s.Device) >= unix.IFNAMSIZ {
 		bad("device %q: a name of 1 to %d characters is needed", s.Device, unix.IFNAMSIZ-1)
 	}
+	if s.Silent && s.Foreign || (s.Silent || s.Foreign) && (s.Device == "" || s.Routed || !s.empty()) {
+		bad("device %q: Silent or Foreign, but not both, go with a device and nothing else", s.Device)
+	}
 	for _, p := range slices.Concat(s.Addresses, s.Routes) {
 		if !p.IsValid() || p.Addr().Is4In6() {
 			bad("address or route %v: not an IPv4 or IPv6 prefix", p)

@@ -118,7 +118,10 @@ func (k *Kernel) set(l *ledger, s setting) error {
 // solicitations or duplicate address detection; and nothing at all where the family is not used.
 func (k *Kernel) deviceSettings(s State) []setting {
 	var list []setting
-	if s.Routed {
+	switch {
+	case s.Silent: // a kernel answers ARP for all its addresses on any device, even on one that has none
+		list = []setting{{"ipv4/conf/" + s.Device + "/arp_ignore", "8"}}
+	case s.Routed:
 		list = []setting{
 			{"ipv4/conf/" + s.Device + "/rp_filter", "2"},    // clients' addresses come in here: loose
 			{"ipv4/conf/" + s.Device + "/accept_local", "1"}, // and so do the box's own

@@ -4,6 +4,8 @@ import (
 	"sync/atomic"
 
 	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/tunlb/tunlb/stack/packet"
 )
 
 // device is what every TUN port has, whatever way its frames move: the
@@ -38,5 +40,6 @@ func (d *device) drain(readMTU func() (int, error), done func()) {
 	}
 }
 
-func (d *device) Name() string { return d.name }
-func (d *device) MTU() int     { return int(d.mtu.Load()) }
+func (d *device) Name() string      { return d.name }
+func (d *device) Link() packet.Link { return packet.LinkIP }
+func (d *device) MTU() int          { return int(d.mtu.Load()) }

@@ -5,22 +5,24 @@ import (
 	"io"
 	"os"
 	"sync"
+
+	"github.com/tunlb/tunlb/stack/packet"
 )
 
 // pipeFrames bounds each direction of a pipe.
 const pipeFrames = 256
 
-// Pipe returns the two ends of an in-memory link, name+".a" and name+".b",
-// for tests and labs: what is written to one end is read from the other, in
+// Pipe returns the two ends of an in-memory link, name+".a" and name+".b", whose
+// packets start as link says, for tests and labs: what is written to one end is read from the other, in
 // order and whole. Frames are copied. Write blocks while pipeFrames frames
 // wait unread, until either end is closed, so nothing is dropped silently.
 // When one end is closed, the other reads what was sent before and then gets
 // ErrGone. Each end has to be closed.
-func Pipe(name string, mtu int) (a, b Port) {
+func Pipe(name string, link packet.Link, mtu int) (a, b Port) {
 	ab, ba := newPipeQueue(), newPipeQueue()
 	aClosed, bClosed := make(chan struct{}), make(chan struct{})
-	a = &pipeEnd{name: name + ".a", mtu: mtu, in: ba, out: ab, closed: aClosed, peer: bClosed}
-	b = &pipeEnd{name: name + ".b", mtu: mtu, in: ab, out: ba, closed: bClosed, peer: aClosed}
+	a = &pipeEnd{name: name + ".a", link: link, mtu: mtu, in: ba, out: ab, closed: aClosed, peer: bClosed}
+	b = &pipeEnd{name: name + ".b", link: link, mtu: mtu, in: ab, out: ba, closed: bClosed, peer: aClosed}
 	return a, b
 }
 
@@ -35,14 +37,16 @@ func newPipeQueue() pipeQueue {
 
 type pipeEnd struct {
 	name         string
+	link         packet.Link
 	mtu          int
 	in, out      pipeQueue
 	closed, peer chan struct{}
 	closeOnce    sync.Once
 }
 
-func (p *pipeEnd) Name() string { return p.name }
-func (p *pipeEnd) MTU() int     { return p.mtu }
+func (p *pipeEnd) Name() string      { return p.name }
+func (p *pipeEnd) Link() packet.Link { return p.link }
+func (p *pipeEnd) MTU() int          { return p.mtu }
 
 func (p *pipeEnd) Read(frame []byte) (int, error) {
 	if isClosed(p.closed) {

@@ -12,9 +12,12 @@ import (
 )
 
 func TestPipeMovesFrames(t *testing.T) {
-	a, b := Pipe("lan", 1400)
+	a, b := Pipe("lan", packet.LinkEthernet, 1400)
 	defer a.Close()
 	defer b.Close()
+	if a.Link() != packet.LinkEthernet || b.Link() != packet.LinkEthernet {
+		t.Errorf("links are %d and %d", a.Link(), b.Link())
+	}
 	if a.Name() != "lan.a" || b.Name() != "lan.b" || a.MTU() != 1400 || b.MTU() != 1400 {
 		t.Errorf("ends are %s (MTU %d) and %s (MTU %d)", a.Name(), a.MTU(), b.Name(), b.MTU())
 	}
@@ -50,7 +53,7 @@ func TestPipeCloseUnblocks(t *testing.T) {
 		{"other end", false, ErrGone, ErrGone},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			a, b := Pipe("p", 1500)
+			a, b := Pipe("p", packet.LinkIP, 1500)
 			for range pipeFrames {
 				a.Write([]byte("x"))
 			}
@@ -78,7 +81,7 @@ func TestPipeCloseUnblocks(t *testing.T) {
 }
 
 func TestPipeDrainsAfterPeerClosed(t *testing.T) {
-	a, b := Pipe("p", 1500)
+	a, b := Pipe("p", packet.LinkIP, 1500)
 	a.Write([]byte("last words"))
 	a.Close()
 	buf := make([]byte, 100)

@@ -1,16 +1,18 @@
-// Package port is where frames enter and leave the balancer: TUN devices of
-// the kernel and in-memory pipes.
+// Package port is where frames enter and leave the balancer: TUN and TAP
+// devices of the kernel, packet sockets on its interfaces, and in-memory pipes.
 //
-// It owns the device (making it, its queue length and offloads, removing it),
-// the system calls that move frames, and the way out when a kernel refuses a
-// super-packet. It does not know what is in a frame, gives the device no
-// address and no route and does not set it up (that is stack/kernel's), and
+// It owns the device (making it, its MAC, bridge, queue length and offloads,
+// removing it), the system calls that move frames, and the way out when a kernel
+// refuses a super-packet. It does not know what is in a frame, gives the device
+// no address and no route and does not set it up (that is stack/kernel's), and
 // runs no lane: a caller reads and writes.
 package port
 
 import (
 	"errors"
 	"fmt"
+
+	"github.com/tunlb/tunlb/stack/packet"
 )
 
 // Port moves frames, each `virtio_net_hdr (packet.VnetLen bytes) | packet`.
@@ -19,12 +21,15 @@ import (
 type Port interface {
 	// Name is the device's name as the kernel knows it.
 	Name() string
-	// MTU is the device's, and follows it where the system reports changes.
+	// Link says what the packets start with.
+	Link() packet.Link
+	// MTU is the device's, the longest IP packet whatever Link is. It follows
+	// the device where the system tells of changes.
 	MTU() int
-	// Read waits for one frame and returns its length. The buffer has to
-	// hold packet.VnetLen+packet.MaxPacket bytes, or the error is
-	// io.ErrShortBuffer. After Close the error is os.ErrClosed; once the device
-	// has vanished it wraps ErrGone. Both are final.
+	// Read waits for one frame and returns its length. The buffer has to hold
+	// packet.VnetLen+packet.MaxPacket bytes, with LinkEthernet packet.EthernetLen
+	// more, or the error is io.ErrShortBuffer. After Close the error is os.ErrClosed;
+	// once the device has vanished it wraps ErrGone. Both are final.
 	Read(frame []byte) (n int, err error)
 	// Write sends one frame, which is borrowed until Write returns and left as
 	// it is. An error wrapping ErrDown passes when the device is set up.
@@ -40,8 +45,8 @@ var (
 	ErrGone = errors.New("the device is gone")
 	// ErrDown says that the device is not set up (`ip link set ... up`).
 	ErrDown = errors.New("the device is down")
-	// ErrUnavailable says that this machine gives us no TUN device.
-	ErrUnavailable = errors.New("TUN is unavailable here")
+	// ErrUnavailable says that this machine gives us no port of the kind.
+	ErrUnavailable = errors.New("unavailable here")
 )
 
 // Offload says what the kernel may leave to us: super-packets and unfinished
@@ -81,6 +86,13 @@ type Stats struct {
 	// Segmented counts super-packets that were cut into packets in software,
 	// because the device takes none or the kernel refused this one.
 	Segmented uint64
+	// Overruns counts frames that came while the receive queue was full. Packet
+	// sockets count them; on TUN and TAP they are the device's (`ip -s link`, TX
+	// dropped).
+	Overruns uint64
+	// Unfit counts frames that came and had to be dropped, since no buffer holds
+	// them (IPv6 BIG TCP) or no vnet header describes them. Packet sockets only.
+	Unfit uint64
 }
 
 // StatsOf returns what p has counted, nothing if p does not count.

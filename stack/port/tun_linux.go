@@ -1,179 +1,134 @@
 package port
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"sync"
-	"sync/atomic"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/tunlb/tunlb/stack/packet"
+	"golang.zx2c4.com/wireguard/tun"
 )
 
-// tunPort moves whole super-packets with their vnet headers over the
-// descriptor of a TUN device: one system call a frame.
-type tunPort struct {
+// txQueueLen is ten times the kernel's own default, which drops the bursts
+// of a few dozen connections between two runs of the lane.
+const txQueueLen = 5000
+
+// tunDevice is the endpoint of a TUN: wireguard's device, which owns the
+// descriptor.
+type tunDevice struct {
 	*device
-	fd   int // non-blocking, owned by dev, valid inside calls
-	wake int // eventfd that becomes readable for good when the port closes
-
-	calls     gate
-	closeOnce sync.Once
-	closeErr  error
-
-	emit      func([]byte) error
-	segmented atomic.Uint64
-
-	errGone, errDown error // made once: a device that is down costs no garbage
+	tuntap
 }
 
-// writePatience bounds, in milliseconds, how long Write waits for room. The
-// kernel's tun refuses a write only when somebody gave the device a send
-// buffer limit (TUNSETSNDBUF), so this is for other people's devices.
-const writePatience = 10
+func openTUN(cfg TUNConfig) (p Port, err error) {
+	err = inNetNS(cfg.NetNS, func() (err error) {
+		p, err = openTUNHere(cfg)
+		return err
+	})
+	return p, err
+}
 
-// newTUNPort takes over d, whose descriptor is fd.
-func newTUNPort(d *device, fd int) (*tunPort, error) {
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+// openTUNHere makes the device in the calling thread's network namespace and has
+// wireguard take it over. tun.CreateTUN is not used: it leaks the descriptor
+// when the name is refused, and goroutines when the MTU is.
+func openTUNHere(cfg TUNConfig) (Port, error) {
+	fd, name, err := attach(cfg.name(), unix.IFF_TUN)
 	if err != nil {
-		return nil, fmt.Errorf("eventfd: %w", err)
+		return nil, err
 	}
-	p := &tunPort{
-		device:  d,
-		fd:      fd,
-		wake:    wake,
-		calls:   newGate(),
-		errGone: fmt.Errorf("%s: %w", d.name, ErrGone),
-		errDown: fmt.Errorf("%s: %w: run `ip link set %[1]s up`", d.name, ErrDown),
+	// Wireguard's Read waits in Go's poller, ours polls by itself.
+	file, err := fileOf(fd, cfg.Offload == OffloadOff)
+	if err != nil {
+		return nil, err
 	}
-	p.emit = p.writeFrame
+	ctl, err := newControl(name, 0)
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	fail := func(err error) (Port, error) {
+		file.Close()
+		ctl.close()
+		return nil, err
+	}
+	if err := ctl.setQueue(cfg.mtu(), cmp.Or(cfg.TxQueueLen, txQueueLen)); err != nil {
+		return fail(err)
+	}
+	dev, err := tun.CreateTUNFromFile(file, cfg.mtu())
+	if err != nil {
+		return fail(err)
+	}
+	d := newDevice(dev, name, cfg.mtu(), ctl.mtu, ctl.close)
+	p, err := portOn(d, file, cfg.Offload)
+	if err != nil {
+		d.close()
+		return nil, err
+	}
 	return p, nil
 }
 
-// Read tries read(2) first and polls only when there is nothing. Under load
-// that is one call a frame.
-func (p *tunPort) Read(frame []byte) (int, error) {
-	if len(frame) < packet.VnetLen+packet.MaxPacket {
-		return 0, io.ErrShortBuffer // the kernel would cut the packet and say nothing
+// fileOf makes a file of a descriptor, which it closes if it fails. The descriptor
+// does not block; the file is in Go's poller only if that is asked for.
+func fileOf(fd int, polled bool) (*os.File, error) {
+	if err := unix.SetNonblock(fd, polled); err != nil { // NewFile goes by this flag
+		unix.Close(fd)
+		return nil, err
 	}
-	if !p.calls.enter() {
-		return 0, os.ErrClosed
+	file := os.NewFile(uintptr(fd), clonePath)
+	if err := unix.SetNonblock(fd, true); err != nil {
+		file.Close()
+		return nil, err
 	}
-	defer p.calls.leave()
-	for {
-		n, err := transfer(unix.SYS_READ, p.fd, frame)
-		switch err {
-		case nil:
-			return n, nil
-		case unix.EAGAIN:
-			if err := p.wait(unix.POLLIN, -1); err != nil {
-				return 0, err
-			}
-		case unix.EINTR:
-		default:
-			return 0, p.wrap("read", err)
+	return file, nil
+}
+
+// portOn negotiates the offloads and makes the port that goes with them.
+// Wireguard has asked for all that the kernel has: CSUM, TSO4, TSO6, and USO
+// from Linux 6.2.
+func portOn(d *device, file *os.File, offload Offload) (Port, error) {
+	fd := int(file.Fd())
+	switch offload {
+	case OffloadAuto:
+		return newRawPort(tunDevice{d, tuntap(fd)}, fd, -1)
+	case OffloadTCP:
+		if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP); err != nil {
+			return nil, fmt.Errorf("set offload %s: %w", offload, err)
 		}
-	}
-}
-
-// Write hands the frame to the kernel, whose receive path runs inside the
-// call. Some kernels refuse super-packets that they have made themselves
-// (tailscale/tailscale#13041): those go packet by packet.
-func (p *tunPort) Write(frame []byte) error {
-	if !p.calls.enter() {
-		return os.ErrClosed
-	}
-	defer p.calls.leave()
-	err := p.writeFrame(frame)
-	if err == unix.EINVAL && len(frame) >= packet.VnetLen && isGSO(frame) {
-		p.segmented.Add(1)
-		err = packet.Segment(packet.LinkIP, frame, p.emit)
-	}
-	if err != nil {
-		return p.wrap("write", err)
-	}
-	return nil
-}
-
-// writeFrame is called inside the gate. Its errors are bare error numbers,
-// os.ErrClosed or p.errGone.
-func (p *tunPort) writeFrame(frame []byte) error {
-	for {
-		_, err := transfer(unix.SYS_WRITE, p.fd, frame)
-		switch err {
-		case unix.EAGAIN:
-			if err := p.wait(unix.POLLOUT, writePatience); err != nil {
-				return err
-			}
-		case unix.EINTR:
-		default:
-			return err
+		return newRawPort(tunDevice{d, tuntap(fd)}, fd, -1)
+	case OffloadOff:
+		batch := 1 // the kernel splits for us
+		if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0); err != nil {
+			batch = d.dev.BatchSize()
 		}
+		return newFallbackPort(d, batch, func() bool { return deleted(file) }), nil
 	}
+	return nil, errOffload(offload)
 }
 
-// transfer is read(2) or write(2) without telling the Go scheduler, which may be left out since the
-// descriptor is non-blocking: 5 to 15 % more requests, 5 to 15 % less CPU for each (docs/performance.md).
-// A collection may have to wait for the one call. frame is not empty.
-func transfer(call uintptr, fd int, frame []byte) (int, error) {
-	n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(frame))), uintptr(len(frame)))
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), nil
-}
-
-// wait returns nil when the descriptor may be ready, EAGAIN when time ran out.
-func (p *tunPort) wait(events int16, milliseconds int) error {
-	fds := [2]unix.PollFd{{Fd: int32(p.fd), Events: events}, {Fd: int32(p.wake), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds[:], milliseconds)
-	switch {
-	case err == unix.EINTR:
+// close waits for the wireguard device's goroutines: they hold the descriptor,
+// too, and the interface lives as long as one holds it.
+func (d *device) close() error {
+	err := d.dev.Close()
+	<-d.drained
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
+		// Close woke a listener that a netlink message had woken already, and
+		// which has taken its end of the pipe away. All is closed as it should be.
 		return nil
-	case err != nil:
-		return err
-	case fds[1].Revents != 0:
-		return os.ErrClosed
-	case fds[0].Revents&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0:
-		// tun's poll reports POLLERR for one reason: the device is being
-		// unregistered. A read could still say EAGAIN, and we would spin.
-		return p.errGone
-	case n == 0:
-		return unix.EAGAIN
 	}
-	return nil
+	return err
 }
 
-// Close removes the device: the kernel does so when its last descriptor is
-// closed, here before Close returns.
-func (p *tunPort) Close() error {
-	p.closeOnce.Do(p.close)
-	return p.closeErr
-}
-
-func (p *tunPort) close() {
-	p.calls.shut()
-	one := [8]byte{1}
-	unix.Write(p.wake, one[:]) // cannot fail: nobody else counts on it
-	<-p.calls.idle
-	p.closeErr = p.device.close()
-	unix.Close(p.wake)
-}
-
-func (p *tunPort) stats() Stats { return Stats{Segmented: p.segmented.Load()} }
-
-func (p *tunPort) wrap(op string, err error) error {
-	switch {
-	case err == os.ErrClosed, err == p.errGone:
-		return err
-	case errors.Is(err, unix.EBADFD), errors.Is(err, unix.ENODEV):
-		return p.errGone
-	case op == "write" && err == unix.EIO:
-		return p.errDown
+// deleted says whether the device has been deleted under its descriptor.
+func deleted(file *os.File) bool {
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return false
 	}
-	return fmt.Errorf("%s %s: %w", op, p.name, err)
+	var gone bool
+	conn.Control(func(fd uintptr) {
+		ifr, _ := unix.NewIfreq("")
+		gone = unix.IoctlIfreq(int(fd), unix.TUNGETIFF, ifr) == unix.EBADFD
+	})
+	return gone
 }

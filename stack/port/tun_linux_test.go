@@ -472,7 +472,7 @@ func TestUnavailable(t *testing.T) {
 	if !errors.Is(err, ErrUnavailable) || !errors.Is(err, unix.ENOENT) || !strings.Contains(err.Error(), "modprobe tun") {
 		t.Errorf("without %s: %v", clonePath, err)
 	}
-	for _, refused := range []error{explainOpen(unix.EACCES), explainAttach(unix.EPERM, "tunlb0")} {
+	for _, refused := range []error{explainOpen(unix.EACCES), explainAttach(unix.EPERM, "tunlb0", unix.IFF_TUN)} {
 		if !errors.Is(refused, ErrUnavailable) {
 			t.Errorf("%v is not %v", refused, ErrUnavailable)
 		}
@@ -559,7 +559,7 @@ func TestNoAllocations(t *testing.T) {
 	}
 	buf := make([]byte, packet.BufferSize)
 	check("a read", func() { p.Read(buf) })
-	check("a wait", func() { p.(*tunPort).wait(unix.POLLIN, 0) })
+	check("a wait", func() { p.(*rawPort).awaitFrame(0) })
 }
 
 // A full send buffer cannot be had from a TUN device at will, so a socket
@@ -572,7 +572,7 @@ func TestWriteGivesUpWhenFull(t *testing.T) {
 	defer unix.Close(fds[0])
 	defer unix.Close(fds[1])
 	dev := &fakeDevice{events: make(chan tun.Event)}
-	p, err := newTUNPort(newDevice(dev, "fake0", 1500, dev.MTU, func() {}), fds[0])
+	p, err := newRawPort(tunDevice{newDevice(dev, "fake0", 1500, dev.MTU, func() {}), tuntap(fds[0])}, fds[0], -1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,37 @@
+package port
+
+import "fmt"
+
+// PacketConfig describes a packet socket on an interface. It needs Interface.
+type PacketConfig struct {
+	Interface string // an existing Ethernet interface
+	NetNS     string // path of a network namespace, "" is the caller's
+	// Offload is for OffloadAuto: what comes in as a super-packet is decided by
+	// the interface and not by the socket. All else is an error with the ethtool
+	// command that does it.
+	Offload Offload
+}
+
+// OpenPacket returns an Ethernet port on an existing interface: it hears all
+// that the interface receives, frames for other stations too, and nothing of what the
+// machine itself sends there. There are packet sockets on Linux only (4.20). The
+// error wraps ErrUnavailable without the right to open one.
+//
+// Frames are seen before the machine's own kernel gets them, which gets them all
+// the same; those for a MAC that is not the interface's it ignores. Tunlb and the
+// machine cannot talk with each other over the interface, since neither hears
+// what the other one sends. A VLAN's frames are not for us and are left out; those
+// with a mere priority tag come without it.
+//
+// An interface that is down brings nothing until it is set up; one that has been
+// deleted, or moved to another namespace, is ErrGone. Close leaves the interface as it
+// was. Without CAP_NET_ADMIN on the machine (in a user namespace, that is) the
+// receive queue holds no more than net.core.rmem_max says; Overruns tell if that is
+// too little.
+func OpenPacket(cfg PacketConfig) (Port, error) {
+	p, err := openPacket(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open packet socket on %q: %w", cfg.Interface, err)
+	}
+	return p, nil
+}
