@@ -15,6 +15,8 @@ install: build
 
 demo: build
 	./$(BIN) demo nat
+	@echo
+	./$(BIN) demo dr
 
 # What has to pass before anything lands: style, then everything under the race detector, the
 # integration tests in network namespaces among it.

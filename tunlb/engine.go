@@ -21,6 +21,7 @@ import (
 
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack"
+	"github.com/tunlb/tunlb/stack/neigh"
 	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/stack/port"
 	"github.com/tunlb/tunlb/tunlb/flow"
@@ -38,6 +39,18 @@ type Attachment struct {
 	// Kernel says that behind the port is the routing kernel of the box itself. It decrements the TTL
 	// of all that it forwards, and gets back unchanged whatever is no service's.
 	Kernel bool
+
+	// Of an Ethernet port: tunlb is a host of its own on its segment. Own and Subnets are those of the
+	// segment.
+	MAC  packet.MAC // tunlb's own there; ports with a side have the same
+	Side neigh.Side // of the switch that tunlb is between all ports with a side; Shared: no switch
+	Via  []Via      // what lies behind routers of the segment
+}
+
+// Via is a route by a router on a port's segment.
+type Via struct {
+	Prefix netip.Prefix
+	Router netip.Addr
 }
 
 // Gateway is a network of servers whose own outbound connections are masqueraded.
@@ -66,11 +79,13 @@ type Options struct {
 // Engine balances between its ports. All methods are safe for concurrent use. Close it after use; it
 // closes the ports that it was given.
 type Engine struct {
-	now   func() time.Duration
-	lanes []*lane
-	host  *stack.Host
-	drops [256]atomic.Uint64 // by packet.Reason
-	limit *rate.Limiter      // of the ICMP errors that tunlb originates
+	now      func() time.Duration
+	log      zerolog.Logger
+	lanes    []*lane
+	segments []*segment
+	host     *stack.Host
+	drops    [256]atomic.Uint64 // by packet.Reason
+	limit    *rate.Limiter      // of the ICMP errors that tunlb originates
 
 	// world is the immutable snapshot of addresses and routes; stored under mu, loaded freely.
 	world atomic.Pointer[world]
@@ -84,6 +99,7 @@ type Engine struct {
 	mappings  []*flow.Mappings // parallel to config.Gateways
 	fragments *fragments
 	box       Box
+	ownTx     []traffic // by port: what the host and the neighbour tables' clock have sent to segments
 
 	closed sync.Once
 }
@@ -103,7 +119,7 @@ func New(opts Options, cfg Config) (*Engine, error) {
 	if len(opts.Attachments) > 255 {
 		return nil, fmt.Errorf("engine: %d ports, at most 255 are possible", len(opts.Attachments))
 	}
-	e := &Engine{now: opts.Now, limit: newICMPLimit()}
+	e := &Engine{now: opts.Now, log: opts.Log, limit: newICMPLimit()}
 	if e.now == nil {
 		start := time.Now()
 		e.now = func() time.Duration { return time.Since(start) }
@@ -113,6 +129,8 @@ func New(opts Options, cfg Config) (*Engine, error) {
 	for i, a := range opts.Attachments {
 		e.lanes = append(e.lanes, newLane(e, uint8(i), a, len(opts.Attachments)))
 	}
+	e.segments = newSegments(e)
+	e.ownTx = make([]traffic, len(e.lanes))
 	host, err := stack.NewHost(stack.HostConfig{
 		Name:   "vip",
 		MTU:    minMTU(opts.Attachments),
@@ -155,6 +173,10 @@ func (e *Engine) Apply(cfg Config) error {
 	e.mappings = e.mappingsForLocked(cfg.Gateways)
 	e.config, e.services = cfg, services
 	e.world.Store(w)
+	for _, s := range e.segments {
+		s.neigh.Set(s.neighConfig(cfg), e.now())
+		s.reachLocked()
+	}
 	return nil
 }
 
@@ -241,7 +263,11 @@ func (e *Engine) Close() error {
 func (e *Engine) expireLoop(ctx context.Context) {
 	tick := time.NewTicker(expirePeriod)
 	defer tick.Stop()
+	clock := &sender{tx: e.ownTx}
 	for {
+		for _, s := range e.segments {
+			s.tick(clock)
+		}
 		select {
 		case <-ctx.Done():
 			return

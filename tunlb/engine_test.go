@@ -23,6 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type recorder struct {
 	name string
 	mtu  int
+	link packet.Link
 
 	mu     sync.Mutex
 	frames [][]byte
@@ -35,6 +36,7 @@ func newRecorder(name string, mtu int) *recorder {
 
 func (r *recorder) Name() string             { return r.name }
 func (r *recorder) MTU() int                 { return r.mtu }
+func (r *recorder) Link() packet.Link        { return r.link }
 func (r *recorder) Read([]byte) (int, error) { return 0, os.ErrClosed }
 func (r *recorder) Close() error             { return nil }
 
@@ -148,6 +150,9 @@ func newRig(t testing.TB, attachments []Attachment, edit ...func(*Options, *Conf
 	r := &rig{t: t}
 	for i := range attachments {
 		p := newRecorder("port"+string(rune('0'+i)), 1500)
+		if !attachments[i].MAC.IsZero() {
+			p.link = packet.LinkEthernet
+		}
 		attachments[i].Port = p
 		r.ports = append(r.ports, p)
 	}

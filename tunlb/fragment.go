@@ -188,7 +188,7 @@ func (l *lane) sendWaiting() {
 	waiting := l.waiting
 	l.waiting = nil
 	for _, frame := range waiting {
-		r := l.view.Parse(frame)
+		r := l.view.ParseOn(l.link, frame)
 		if r == packet.None {
 			l.engine.mu.Lock()
 			l.count(&l.view)

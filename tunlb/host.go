@@ -9,15 +9,28 @@ import (
 // fromHost sends what the host originates: echo replies, resets, unreachables. It runs on the host's
 // goroutines.
 func (e *Engine) fromHost(frame []byte) error {
-	var v packet.View
-	r := v.Parse(frame)
+	r := e.sendFromHost(frame)
 	if r == packet.None {
-		to, ok := e.world.Load().route(v.Tuple.Dst)
-		if ok {
-			return e.lanes[to].Port.Write(frame)
-		}
-		r = packet.NoRoute
+		return nil
 	}
 	e.drop(r)
 	return fmt.Errorf("send from host: %v", r)
+}
+
+func (e *Engine) sendFromHost(frame []byte) packet.Reason {
+	var v packet.View
+	if r := v.Parse(frame); r != packet.None {
+		return r
+	}
+	w := e.world.Load()
+	port, ok := w.route(v.Tuple.Dst)
+	if !ok {
+		return packet.NoRoute
+	}
+	to := e.lanes[port]
+	if to.segment == nil {
+		return to.write(frame)
+	}
+	hop, _ := w.hop(v.Tuple.Dst)
+	return to.segment.transmit(&sender{tx: e.ownTx}, packet.AppendEthernet(nil, frame, packet.MAC{}, packet.MAC{}), hop)
 }

@@ -4,13 +4,14 @@ package tunlb
 // buffer, so there are no pools, reference counts or channels on this way:
 //
 //  1. read a frame from the port                                  run
+//     on an Ethernet port: sort out what is a packet for us       ethernet.go
 //  2. parse it once, validating                                   handle
 //  3. find its flow and direction                                 decide
 //  4. open a flow where there is none                             open.go
 //  5. track the connection's state, count                         track
 //  6. check TTL and MTU, then edit addresses, ports, checksums    forward
 //  7. leave by the flow's exit                                    send
-//  8. write                                                       write
+//  8. write; on an Ethernet port to the next hop's MAC            emit
 //
 // Steps 3 to 5 run under the engine's lock, 6 to 8 need none. Errors and fragments leave this file
 // at step 3 (related.go, fragment.go). The only other ending is drop(Reason): a counter with a name,
@@ -46,6 +47,10 @@ type verdict struct {
 	edited bool  // edit is to be applied
 	edit   packet.Edit
 
+	// asIs is direct routing: nothing of the packet is touched, it goes to the station that has hop.
+	asIs bool
+	hop  [16]byte
+
 	// server is who the packet is counted for, nil if no service's; reply is its direction.
 	server *policy.Server
 	reply  bool
@@ -54,20 +59,24 @@ type verdict struct {
 // lane works on one port. Its fields but the counters belong to its goroutine.
 type lane struct {
 	Attachment
-	engine *Engine
-	id     uint8
-	mtu    int
-	view   packet.View
-	out    verdict
-	buf    []byte
-	answer []byte // scratch for ICMP errors
+	engine  *Engine
+	id      uint8
+	home    uint8       // the port that routes and flows name: its own, or the first of its segment
+	link    packet.Link // what its frames start with
+	segment *segment    // nil on an IP port
+	mtu     int
+	view    packet.View
+	out     verdict
+	buf     []byte
+	answer  []byte // scratch for ICMP errors
+	convert []byte // scratch for frames that leave by another kind of port
+	sender
 	// waiting are fragments to be sent behind the packet in hand.
 	waiting [][]byte
 
 	// What came in, and what was sent on by port; guarded by the engine's lock. Each lane counts what it
 	// sends itself: counting at the port it leaves by would move a cache line between lanes each time.
 	rx traffic
-	tx []traffic
 }
 
 // traffic counts packets as they are on the wire, so a super-packet counts as its segments.
@@ -78,15 +87,28 @@ func (t *traffic) add(v *packet.View) {
 	t.Bytes += uint64(v.PacketLen())
 }
 
+// addFrame counts an Ethernet frame, which need not be an IP packet.
+func (t *traffic) addFrame(frame []byte) {
+	h := packet.DecodeVnet(frame)
+	packets, n := 1, len(frame)-packet.VnetLen-packet.EthernetLen
+	if h.GSOSize > 0 {
+		packets = max(1, (len(frame)-packet.VnetLen-int(h.HdrLen)+int(h.GSOSize)-1)/int(h.GSOSize))
+	}
+	t.Packets += uint64(packets)
+	t.Bytes += uint64(max(0, n))
+}
+
 func newLane(e *Engine, id uint8, a Attachment, ports int) *lane {
 	return &lane{
 		Attachment: a,
 		engine:     e,
 		id:         id,
+		home:       id,
+		link:       a.Port.Link(),
 		mtu:        a.Port.MTU(),
 		buf:        make([]byte, packet.BufferSize),
 		answer:     make([]byte, 0, 2048),
-		tx:         make([]traffic, ports),
+		sender:     sender{tx: make([]traffic, ports)},
 	}
 }
 
@@ -122,8 +144,11 @@ func (l *lane) run() error {
 
 // handle takes one frame all the way.
 func (l *lane) handle(frame []byte) {
+	if l.segment != nil && !l.receive(frame) {
+		return
+	}
 	e, v := l.engine, &l.view
-	r := v.Parse(frame)
+	r := v.ParseOn(l.link, frame)
 	if r == packet.None {
 		e.mu.Lock()
 		l.rx.add(v)
@@ -166,7 +191,7 @@ func (l *lane) decide(v *packet.View, now flow.Tick) packet.Reason {
 	}
 	if f != nil {
 		l.track(f, srv, dir, v, now)
-		l.out = verdict{exit: exitPort, port: f.Exit(dir), edited: true, edit: f.Edit(dir), server: srv, reply: dir == flow.Reverse}
+		l.out.follow(f, dir, srv)
 	}
 	if v.Fragment && r == packet.None {
 		return l.firstFragment(v, now)
@@ -174,12 +199,26 @@ func (l *lane) decide(v *packet.View, now flow.Tick) packet.Reason {
 	return r
 }
 
+// follow is the verdict for a packet of direction d of f. What comes back of a directly routed connection
+// has the director for its gateway, and is routed as any packet. Field by field: a whole verdict is
+// copied twice.
+func (out *verdict) follow(f *flow.Flow, d flow.Direction, srv *policy.Server) {
+	out.exit, out.port = exitPort, f.Exit(d)
+	out.server, out.reply = srv, d == flow.Reverse
+	out.edited, out.asIs = !f.OneWay(), f.OneWay() && d == flow.Forward
+	if out.edited {
+		out.edit = f.Edit(d)
+	} else if out.asIs {
+		out.hop = srv.Address.Addr().As16()
+	}
+}
+
 // revalidate forgets a flow that its packet can't go on with: the client has reused the port for a
 // new connection, or the server has been removed (IPVS: expire_nodest_conn). The client's packet then
 // goes as if there had been no flow: a datagram to another server, a segment to who resets it.
 func (l *lane) revalidate(f *flow.Flow, dir flow.Direction, v *packet.View) (*flow.Flow, *policy.Server, packet.Reason) {
 	e := l.engine
-	if f.Exit(dir^1) != l.id {
+	if f.Exit(dir^1) != l.home {
 		return nil, nil, packet.MartianSource // its sender does not live behind this port
 	}
 	if f.ReusedBy(dir, v) {
@@ -218,7 +257,9 @@ func (l *lane) track(f *flow.Flow, srv *policy.Server, dir flow.Direction, v *pa
 func (l *lane) count(v *packet.View) {
 	switch l.out.exit {
 	case exitPort:
-		l.tx[l.out.port].add(v)
+		if l.engine.lanes[l.out.port].segment == nil { // on a segment the next hop's port is still to be found
+			l.tx[l.out.port].add(v)
+		}
 	case exitBack:
 		l.tx[l.id].add(v)
 	}
@@ -239,7 +280,11 @@ func (l *lane) send(v *packet.View) packet.Reason {
 	case exitBack:
 		return l.write(v.Frame)
 	case exitHost:
-		if !l.engine.host.Deliver(v.Frame) {
+		frame := v.Frame
+		if l.segment != nil {
+			frame = packet.StripEthernet(frame)
+		}
+		if !l.engine.host.Deliver(frame) {
 			return packet.SlowPathFull
 		}
 		return packet.None
@@ -250,9 +295,11 @@ func (l *lane) send(v *packet.View) packet.Reason {
 
 // forward is the router's part: what can't go on is refused before it is edited, so that the sender
 // is quoted its own packet. A kernel behind the port decrements the TTL itself; doing it here too
-// would let that kernel be the one that finds it exceeded, and quote the translated packet.
+// would let that kernel be the one that finds it exceeded, and quote the translated packet. Direct
+// routing is no hop: the TTL stays.
 func (l *lane) forward(v *packet.View, to *lane) packet.Reason {
-	if v.TTL <= 1 {
+	asIs := l.out.asIs
+	if v.TTL <= 1 && !asIs {
 		return packet.TTLExceeded
 	}
 	tooBig := v.SegmentLen() > to.mtu
@@ -266,20 +313,57 @@ func (l *lane) forward(v *packet.View, to *lane) packet.Reason {
 			l.out.edit.Apply(v)
 		}
 	}
-	if !to.Kernel {
+	if !to.Kernel && !asIs {
 		v.DecrementTTL()
 	}
-	if tooBig {
-		err := packet.Segment(packet.LinkIP, v.Frame, func(frame []byte) error {
-			return packet.Fragment(packet.LinkIP, frame, to.mtu, to.Port.Write)
-		})
-		if err != nil {
-			return packet.PortWrite
+	hop := l.out.hop
+	if !asIs && to.segment != nil {
+		var ok bool
+		if hop, ok = l.engine.world.Load().hop(v.Tuple.Dst); !ok {
+			return packet.NoRoute
 		}
-		return packet.None
 	}
-	return to.write(v.Frame)
+	if tooBig {
+		return l.emitPieces(v.Frame, to, hop)
+	}
+	return l.emit(v.Frame, to, hop)
 }
+
+// emit writes a frame of this lane's kind to a port of any kind: on an IP port as it is, on an Ethernet
+// port to hop. What changes the kind is copied, which only a director between both has to pay for.
+func (l *lane) emit(frame []byte, to *lane, hop [16]byte) packet.Reason {
+	switch {
+	case to.segment != nil && l.segment == nil:
+		l.convert = packet.AppendEthernet(l.convert[:0], frame, packet.MAC{}, packet.MAC{})
+		frame = l.convert
+	case to.segment == nil && l.segment != nil:
+		frame = packet.StripEthernet(frame)
+	}
+	if to.segment != nil {
+		return to.segment.transmit(&l.sender, frame, hop)
+	}
+	return to.write(frame)
+}
+
+// emitPieces is emit for a packet that is longer than the MTU and may be fragmented.
+func (l *lane) emitPieces(frame []byte, to *lane, hop [16]byte) packet.Reason {
+	r := packet.None
+	err := packet.Segment(l.link, frame, func(frame []byte) error {
+		return packet.Fragment(l.link, frame, to.mtu, func(frame []byte) error {
+			if r = l.emit(frame, to, hop); r != packet.None {
+				return errNotSent
+			}
+			return nil
+		})
+	})
+	if err != nil && r == packet.None {
+		return packet.PortWrite
+	}
+	return r
+}
+
+// errNotSent stops the cutting of a packet one of whose pieces could not be sent.
+var errNotSent = errors.New("not sent")
 
 // write hands a frame to the port. A device that is gone shows in the lane's own read.
 func (l *lane) write(frame []byte) packet.Reason {

@@ -72,7 +72,7 @@ func (l *lane) openGateway(w *world, from int, to *flow.Mapping, v *packet.View,
 	}
 	f.SetGateway()
 	f.SetExit(flow.Forward, out)
-	f.SetExit(flow.Reverse, l.id)
+	f.SetExit(flow.Reverse, l.home)
 	return f, packet.None, true
 }
 

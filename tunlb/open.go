@@ -16,7 +16,7 @@ func (l *lane) open(v *packet.View, now flow.Tick) (*flow.Flow, *policy.Server, 
 	switch {
 	case isGroup(v.Tuple.Dst):
 		return nil, nil, packet.MartianDestination // a router passes no broadcast on, and no multicast unasked
-	case !l.Kernel && !w.livesBehind(l, v.Tuple.Src):
+	case !l.Kernel && !w.livesBehind(l, v.Tuple.Src) && !l.fromDirectServer(v.Tuple.Src):
 		return nil, nil, packet.MartianSource // RFC 2827; the box's kernel has its own rp_filter
 	}
 	if svc := e.services.Service(v.Tuple.Proto, v.Tuple.Dst, v.Tuple.DstPort); svc != nil && opens(v) {
@@ -28,6 +28,12 @@ func (l *lane) open(v *packet.View, now flow.Tick) (*flow.Flow, *policy.Server, 
 		}
 	}
 	return nil, nil, l.pass(w, v)
+}
+
+// fromDirectServer says whether the packet may be a directly routed server's answer that has the director
+// for its gateway: its source is a VIP, and that of the flow may have been forgotten.
+func (l *lane) fromDirectServer(src [16]byte) bool {
+	return l.segment != nil && l.engine.services.IsVIP(src)
 }
 
 // isGroup says whether an address is one of many hosts: multicast, or IPv4's broadcast.
@@ -60,12 +66,21 @@ func (l *lane) openService(w *world, svc *policy.Service, v *packet.View, now fl
 	to := e.lanes[out]
 	var f *flow.Flow
 	err := flow.ErrCollision
-	if svc.Mode != policy.FullNAT && !w.wouldBypass(l, to, v.Tuple.Src, server) {
+	switch {
+	case svc.Mode == policy.DR:
+		if to.segment == nil {
+			return nil, nil, packet.NoRoute // there is no MAC to send it to
+		}
+		if f, err = e.flows.Insert(v.Tuple, v.Tuple, now); err == nil {
+			f.SetOneWay()
+		}
+	case svc.Mode == policy.FullNAT || w.wouldBypass(l, to, v.Tuple.Src, server):
+	default:
 		f, err = e.flows.Insert(v.Tuple, plan(svc.Mode, v.Tuple, srv.Address, netip.Addr{}), now)
 	}
 	// One client port can reach two VIPs that share a server: the second such connection is told
 	// from the first by another source, as those are whose answers would bypass us.
-	if errors.Is(err, flow.ErrCollision) {
+	if errors.Is(err, flow.ErrCollision) && svc.Mode != policy.DR {
 		own := to.own(server)
 		if !own.IsValid() {
 			return nil, nil, packet.NoSource
@@ -77,7 +92,7 @@ func (l *lane) openService(w *world, svc *policy.Service, v *packet.View, now fl
 	}
 	f.SetServer(srv.ID)
 	f.SetExit(flow.Forward, out)
-	f.SetExit(flow.Reverse, l.id)
+	f.SetExit(flow.Reverse, l.home)
 	srv.Add(f.Active())
 	return f, srv, packet.None
 }
@@ -104,7 +119,7 @@ func (l *lane) pass(w *world, v *packet.View) packet.Reason {
 	switch {
 	case !ok:
 		return packet.NoRoute
-	case out != l.id || !l.Kernel:
+	case out != l.home || !l.Kernel:
 		l.out = verdict{exit: exitPort, port: out}
 	case w.onLink(l, v.Tuple.Dst):
 		// The kernel would route it into the device again, until its TTL is gone.

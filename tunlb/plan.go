@@ -19,6 +19,7 @@ const (
 func plan(mode policy.Mode, outer packet.Tuple, server netip.AddrPort, source netip.Addr) packet.Tuple {
 	inner := outer
 	switch mode {
+	case policy.DR: // the frame's destination differs, the packet does not
 	case policy.NAT, policy.FullNAT:
 		inner.Dst, inner.DstPort = server.Addr().As16(), server.Port()
 	}
@@ -36,6 +37,8 @@ func (w *world) wouldBypass(in, out *lane, client, server [16]byte) bool {
 	switch {
 	case client == server:
 		return true
+	case in.segment != nil && in.segment == out.segment:
+		return in.segment.reaches(client) && in.segment.reaches(server) // else the server's gateway is us
 	case !in.Kernel || !out.Kernel:
 		return in == out
 	default:

@@ -15,10 +15,15 @@ func (l *lane) related(v *packet.View) packet.Reason {
 		// About our own packets, the box's, or those that pass.
 		return l.pass(e.world.Load(), v)
 	}
-	if v.Tuple.Dst != v.Quote.Src || f.Exit(dir^1) != l.id {
+	if v.Tuple.Dst != v.Quote.Src || f.Exit(dir^1) != l.home {
 		// An error goes to who sent what it quotes, by the way that the answer would come.
 		return packet.BadICMP
 	}
-	l.out = verdict{exit: exitPort, port: f.Exit(dir), edited: true, edit: f.Edit(dir)}
+	srv := e.services.Server(f.Server())
+	if f.OneWay() && srv == nil {
+		return packet.ServerGone
+	}
+	l.out.follow(f, dir, srv)
+	l.out.server = nil // not counted as the connection's
 	return packet.None
 }

@@ -14,6 +14,7 @@ import (
 type Status struct {
 	Services []ServiceStatus   `json:"services"`
 	Gateways []GatewayStatus   `json:"gateways,omitempty"`
+	Segments []SegmentStatus   `json:"segments,omitempty"`
 	Ports    []PortStatus      `json:"ports"`
 	Flows    FlowStatus        `json:"flows"`
 	Drops    map[string]uint64 `json:"drops"` // by reason, those that happened
@@ -39,6 +40,11 @@ type ServerStatus struct {
 	Active   int            `json:"active"`
 	Inactive int            `json:"inactive"`
 	Traffic  Traffic        `json:"traffic"`
+	// Down is why the server takes no new connections, besides a weight of 0.
+	Down string `json:"down,omitempty"`
+	// Passing counts answers of a directly routed server that pass tunlb all the same: it is the
+	// server's gateway.
+	Passing uint64 `json:"passing,omitempty"`
 }
 
 // Traffic counts connections, packets as on the wire and bytes of IP; in is from the client.
@@ -62,6 +68,7 @@ type PortStatus struct {
 	Name      string       `json:"name"`
 	NetNS     string       `json:"netns,omitempty"`
 	MTU       int          `json:"mtu"`
+	Side      string       `json:"side,omitempty"` // of the switch: clients or servers
 	Own       []netip.Addr `json:"own,omitempty"`
 	RxPackets uint64       `json:"rx_packets"`
 	RxBytes   uint64       `json:"rx_bytes"`
@@ -109,14 +116,19 @@ func (e *Engine) Status() Status {
 	}
 	for i, l := range e.lanes {
 		p := PortStatus{
-			Name: l.Port.Name(), NetNS: l.NetNS, MTU: l.mtu, Own: l.Own,
+			Name: l.Port.Name(), NetNS: l.NetNS, MTU: l.mtu, Side: sideName(l.Side), Own: l.Own,
 			RxPackets: l.rx.Packets, RxBytes: l.rx.Bytes, Segmented: port.StatsOf(l.Port).Segmented,
 		}
 		for _, from := range e.lanes {
 			p.TxPackets += from.tx[i].Packets
 			p.TxBytes += from.tx[i].Bytes
 		}
+		p.TxPackets += e.ownTx[i].Packets
+		p.TxBytes += e.ownTx[i].Bytes
 		s.Ports = append(s.Ports, p)
+	}
+	for _, segment := range e.segments {
+		s.Segments = append(s.Segments, segment.statusLocked())
 	}
 	return s
 }
@@ -130,10 +142,17 @@ func serviceStatus(w *world, svc *policy.Service) ServiceStatus {
 		s.Owner = "box"
 	}
 	for _, srv := range svc.Servers {
-		s.Servers = append(s.Servers, ServerStatus{
+		status := ServerStatus{
 			Name: srv.Name, Address: srv.Address, Weight: srv.Weight,
 			Active: srv.Active, Inactive: srv.Inactive, Traffic: Traffic(srv.Stats),
-		})
+		}
+		if srv.Unreachable {
+			status.Down = "nobody answers for its address"
+		}
+		if svc.Mode == policy.DR {
+			status.Passing = srv.Stats.OutPackets
+		}
+		s.Servers = append(s.Servers, status)
 	}
 	return s
 }
@@ -190,6 +209,9 @@ func (e *Engine) connLocked(f *flow.Flow, now flow.Tick) Conn {
 	}
 	if srv := e.services.Server(s.ServerID); srv != nil {
 		c.Service = srv.Service.Name
+		if s.OneWay {
+			c.Server = srv.Address // the packets carry the VIP
+		}
 	}
 	return c
 }

@@ -20,8 +20,15 @@ type world struct {
 	own      map[[16]byte]struct{} // answered by the host
 	local    map[[16]byte]struct{} // the box's
 	links    bart.Table[netip.Prefix]
-	routes   bart.Table[uint8]
+	routes   bart.Table[nextHop]
 	gateways []netip.Prefix // the insides, in the order of the configuration
+}
+
+// nextHop is where a route leads: a port, and on a segment the router there; without one the destination
+// itself is the next hop.
+type nextHop struct {
+	port uint8
+	via  netip.Addr
 }
 
 func newWorld(lanes []*lane, cfg Config, box Box) *world {
@@ -34,7 +41,10 @@ func newWorld(lanes []*lane, cfg Config, box Box) *world {
 	}
 	for _, l := range lanes {
 		for _, p := range append(append([]netip.Prefix(nil), l.Subnets...), l.Routes...) {
-			w.routes.Insert(p.Masked(), l.id)
+			w.routes.Insert(p.Masked(), nextHop{port: l.home})
+		}
+		for _, r := range l.Via {
+			w.routes.Insert(r.Prefix.Masked(), nextHop{l.home, r.Router})
 		}
 		for _, a := range l.Own {
 			w.addOwn(a)
@@ -84,12 +94,25 @@ func (w *world) sameLink(a, b [16]byte) bool {
 }
 
 // route finds the port behind which an address lies: longest prefix.
-func (w *world) route(a [16]byte) (port uint8, ok bool) { return w.routes.Lookup(packet.Addr(a)) }
+func (w *world) route(a [16]byte) (port uint8, ok bool) {
+	r, ok := w.routes.Lookup(packet.Addr(a))
+	return r.port, ok
+}
 
-// livesBehind says whether a packet from this address may come in by the lane.
+// hop finds the station to which packets for an address are sent.
+func (w *world) hop(a [16]byte) (hop [16]byte, ok bool) {
+	r, ok := w.routes.Lookup(packet.Addr(a))
+	if r.via.IsValid() {
+		a = r.via.As16()
+	}
+	return a, ok
+}
+
+// livesBehind says whether a packet from this address may come in by the lane. A segment may lead
+// anywhere: direct routing needs no way back to the client.
 func (w *world) livesBehind(l *lane, a [16]byte) bool {
 	port, ok := w.route(a)
-	return ok && port == l.id && !w.owns(a)
+	return (ok && port == l.home || !ok && l.segment != nil) && !w.owns(a)
 }
 
 // onLink says whether the address belongs to the lane's own link.

@@ -44,6 +44,9 @@ type network struct {
 	device string      // its real name
 }
 
+// routed says whether the box's own kernel routes to the port what is tunlb's.
+func (n *network) routed() bool { return n.port.NetNS == "" && n.port.Type == config.TUN }
+
 // startDaemon does everything that can fail before the first packet. On an error all is undone.
 func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_ *daemon, err error) {
 	path, err = filepath.Abs(path)
@@ -83,63 +86,12 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 	return d, d.applyKernels(cfg)
 }
 
-// openPorts makes the devices, each in a namespace cleaned of what a killed tunlb has left there. On an
-// error those made are closed again.
-func (d *daemon) openPorts() (attachments []tunlb.Attachment, err error) {
-	defer func() {
-		if err != nil {
-			for _, a := range attachments {
-				a.Port.Close()
-			}
-		}
-	}()
-	cleaned := map[string]bool{}
-	for _, p := range d.cfg.Ports {
-		if !cleaned[p.NetNS] {
-			cleaned[p.NetNS] = true
-			removed, err := kernel.Clean(p.NetNS)
-			if err != nil {
-				return attachments, err
-			}
-			for _, command := range removed {
-				d.log.Debug().Msg(command)
-			}
-			if len(removed) > 0 {
-				d.log.Warn().Str("port", p.Name).Msgf("undid %s that a killed tunlb had left", count(len(removed), "change"))
-			}
-		}
-		offload, err := port.ParseOffload(p.Offload)
-		if err != nil {
-			return attachments, err
-		}
-		dev, err := port.OpenTUN(port.TUNConfig{Name: p.Name, MTU: p.MTU, NetNS: p.NetNS, Offload: offload})
-		if err != nil {
-			return attachments, err
-		}
-		attachments = append(attachments, attachment(p, dev))
-		k, err := kernel.Open(p.NetNS)
-		if err != nil {
-			return attachments, err
-		}
-		d.networks = append(d.networks, &network{kernel: k, port: p, device: dev.Name()})
-	}
-	return attachments, nil
-}
-
 func timeouts(t config.Timeouts) flow.Timeouts {
 	return flow.Timeouts{
 		None: t.None, Established: t.Established, SynSent: t.SynSent, SynRecv: t.SynRecv, FinWait: t.FinWait,
 		TimeWait: t.TimeWait, Close: t.Close, CloseWait: t.CloseWait, LastAck: t.LastAck, Listen: t.Listen,
 		SynAck: t.SynAck, UDP: t.UDP,
 	}
-}
-
-func attachment(p config.Port, dev port.Port) tunlb.Attachment {
-	a := tunlb.Attachment{Port: dev, NetNS: p.NetNS, Own: p.Router, Routes: p.Routes, Kernel: p.NetNS == ""}
-	for _, prefix := range p.Addresses {
-		a.Subnets = append(a.Subnets, prefix.Masked())
-	}
-	return a
 }
 
 func engineConfig(cfg *config.Config) tunlb.Config {
@@ -195,9 +147,9 @@ func (d *daemon) close() error {
 // at any time, which decides who answers for its other ports. It returns when the engine knows them as
 // they are now: a connection opened before could not be told to be one of the box's own.
 func (d *daemon) watchBox(ctx context.Context, wg *sync.WaitGroup) error {
-	i := slices.IndexFunc(d.networks, func(n *network) bool { return n.port.NetNS == "" })
+	i := slices.IndexFunc(d.networks, func(n *network) bool { return n.routed() })
 	if i < 0 {
-		return nil // a virtual router has no box
+		return nil // a virtual router has no box, and a segment's stations are not routed to us
 	}
 	n := d.networks[i]
 	first := make(chan error, 1)

@@ -25,60 +25,36 @@ func demoCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "demo",
 		Usage: "show a network at work, in namespaces that are gone afterwards",
-		Subcommands: []*cli.Command{{
-			Name:   "nat",
-			Usage:  "the load balancer as the servers' gateway, translating both ways",
-			Action: demoNAT,
-		}},
-		Action: func(c *cli.Context) error { return usagef("which demo? tunlb demo nat") },
+		Subcommands: []*cli.Command{
+			{Name: "nat", Usage: "the load balancer as the servers' gateway, translating both ways", Action: play((*demo).nat)},
+			{Name: "dr", Usage: "the load balancer beside the servers, which answer the clients past it", Action: play((*demo).dr)},
+		},
+		Action: func(c *cli.Context) error { return usagef("which demo? tunlb demo nat, or tunlb demo dr") },
 	}
 }
 
-// demoConfig is what the demo's tunlb runs with. Each scheduler has a service of its own.
-const demoConfig = `services:
-  - name: web
-    listen: 203.0.113.22:80/tcp
-    scheduler: rr
-    servers:
-      - {name: rs1, address: 192.168.0.10:8080}
-      - {name: rs2, address: 192.168.0.11:8080}
-      - {name: rs3, address: 192.168.0.12:8080}
-  - name: weighted
-    listen: 203.0.113.22:8080/tcp
-    scheduler: wrr
-    servers:
-      - {name: rs1, address: 192.168.0.10:8080, weight: 3}
-      - {name: rs2, address: 192.168.0.11:8080, weight: 2}
-      - {name: rs3, address: 192.168.0.12:8080, weight: 1}
-  - name: web6
-    listen: "[2001:db8:113::22]:80/tcp"
-    scheduler: rr
-    servers:
-      - {name: rs1, address: "[2001:db8:c0::10]:8080"}
-      - {name: rs2, address: "[2001:db8:c0::11]:8080"}
-      - {name: rs3, address: "[2001:db8:c0::12]:8080"}
-`
-
-// demoNAT runs itself again in namespaces of its own and plays the demo there. All that it makes hangs
-// on that process, so nothing is left however it ends.
-func demoNAT(c *cli.Context) error {
-	if err := noArgs(c); err != nil {
-		return err
+// play runs a demo in namespaces of its own, by running this program again there. All that the demo makes
+// hangs on that process, so nothing is left however it ends.
+func play(act func(*demo) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if err := noArgs(c); err != nil {
+			return err
+		}
+		if err := netns.CheckTUN(); err != nil {
+			return err
+		}
+		switch code, ran, err := netns.Enter(); {
+		case err != nil:
+			return err
+		case ran && code != 0:
+			return cli.Exit(errReported, code)
+		case ran:
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(c.Context, demoTime)
+		defer cancel()
+		return act(&demo{ctx: ctx, out: c.App.Writer})
 	}
-	if err := netns.CheckTUN(); err != nil {
-		return err
-	}
-	switch code, ran, err := netns.Enter(); {
-	case err != nil:
-		return err
-	case ran && code != 0:
-		return cli.Exit(errReported, code)
-	case ran:
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(c.Context, demoTime)
-	defer cancel()
-	return (&demo{ctx: ctx, out: c.App.Writer}).nat()
 }
 
 // demo is one run of a demo. After the first error it does nothing more.
@@ -87,35 +63,6 @@ type demo struct {
 	out io.Writer
 	lab *labnet.Lab
 	err error
-}
-
-func (d *demo) nat() error {
-	// Without offload the checksums on the links are whole, as on a wire, and can be shown.
-	topology := labnet.Story(labnet.StoryOptions{OwnVIP: true, NoOffload: true})
-	d.lab, d.err = labnet.Open(topology)
-	if d.err != nil {
-		return d.err
-	}
-	defer d.lab.Close()
-	d.say("The network. Only lb is known outside; the servers' default gateway is lb.\n")
-	d.say("%s", labnet.Draw(topology))
-	stop := d.start(demoConfig)
-	if d.err != nil {
-		return d.err
-	}
-
-	d.say("\nRequests from the client, one connection each:\n")
-	journey := d.journey(func() { d.requests("round robin", "http://203.0.113.22/", 6) })
-	d.requests("weighted round robin, 3:2:1", "http://203.0.113.22:8080/", 12)
-	d.requests("round robin, IPv6", "http://[2001:db8:113::22]/", 6)
-
-	d.say("\nThe way of the first request and of its answer:\n\n")
-	if d.err == nil {
-		d.err = journey.Table(d.out, colours(d.out))
-	}
-	d.say("\nWhat lb says (tunlb status):\n\n")
-	d.status()
-	return errors.Join(d.err, stop())
 }
 
 // say prints unless something has failed.
@@ -230,35 +177,38 @@ func (d *demo) requests(what, url string, n int) {
 	d.say("\n  %s  %s\n    answered by %s\n    in all      %s\n", url, what, strings.Join(answers, " "), strings.Join(sums, ", "))
 }
 
-// journey captures at every interface while ask asks, and finds the packets' way in it.
-func (d *demo) journey(ask func()) labnet.Journey {
+// hop is an interface at which a journey is looked at.
+type hop struct{ node, iface string }
+
+// watch captures at interfaces while act acts.
+func (d *demo) watch(act func(), hops ...hop) (points []labnet.Point) {
 	if d.err != nil {
-		return labnet.Journey{}
-	}
-	hops := []struct{ node, iface string }{
-		{"client", "eth0"}, {"lb", "eth0"}, {"lb", "tunlb0"}, {"lb", "eth1"}, {"rs1", "eth0"}, {"rs2", "eth0"}, {"rs3", "eth0"},
+		return nil
 	}
 	sniffers := make([]*netns.Sniffer, len(hops))
 	for i, h := range hops {
 		s, err := d.lab.NS(h.node).Sniff(h.iface)
 		if err != nil {
 			d.err = err
-			return labnet.Journey{}
+			return nil
 		}
 		defer s.Close()
 		sniffers[i] = s
 	}
-	ask()
-	var points []labnet.Point
+	act()
 	for i, h := range hops {
 		if err := sniffers[i].Close(); err != nil && d.err == nil {
 			d.err = err
 		}
 		points = append(points, labnet.Point{Hop: h.node + " " + h.iface, Packets: sniffers[i].Packets()})
 	}
-	j, err := labnet.Trace(points)
+	return points
+}
+
+// trace finds the way of the first request.
+func (d *demo) trace(points []labnet.Point) (j labnet.Journey) {
 	if d.err == nil {
-		d.err = err
+		j, d.err = labnet.Trace(points)
 	}
 	return j
 }

@@ -4,15 +4,22 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/kernel"
 	"github.com/tunlb/tunlb/tunlb/config"
 )
 
 // kernelState says what the kernel at a port is to be told. A port without a namespace is the box's
 // own: its kernel leads services, servers and gateways to it. One in a namespace is that namespace's
-// way to everywhere.
+// way to everywhere. On an Ethernet port tunlb is a station of its own, which no kernel leads anything to.
 func kernelState(cfg *config.Config, n *network) kernel.State {
 	p := n.port
+	switch p.Type {
+	case config.TAP:
+		return kernel.State{Device: n.device, Silent: true}
+	case config.Packet:
+		return kernel.State{Device: n.device, Foreign: true}
+	}
 	s := kernel.State{Device: n.device, Addresses: p.Addresses}
 	if p.NetNS != "" {
 		s.Routes = defaultRoutes(p)
@@ -20,6 +27,9 @@ func kernelState(cfg *config.Config, n *network) kernel.State {
 	}
 	s.Routed = true
 	for _, svc := range cfg.Services {
+		if svc.Mode == policy.DR {
+			continue // its clients send to tunlb's MAC
+		}
 		s.VIPs = addVIP(s.VIPs, svc.Listen, svc.Proto)
 		for _, srv := range svc.Servers {
 			server := kernel.Server{Addr: srv.Address, Proto: svc.Proto}

@@ -73,3 +73,6 @@ func endpoint(a netip.AddrPort) string {
 	}
 	return a.String()
 }
+
+// ratio prints how many times b goes into a.
+func ratio(a, b uint64) string { return fmt.Sprintf("%.3f", float64(a)/float64(b)) }

@@ -6,10 +6,12 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tunlb/tunlb/tunlb"
 	"github.com/tunlb/tunlb/tunlb/control"
 )
 
@@ -58,6 +60,11 @@ func showStatus(w io.Writer, s control.Status) error {
 		}
 		fmt.Fprintln(w)
 	}
+	for _, segment := range s.Segments {
+		if err := showSegment(w, segment); err != nil {
+			return err
+		}
+	}
 	t := newTable(w, "PORT", "NETNS", "MTU", "RX PACKETS", "RX", "TX PACKETS", "TX")
 	for _, p := range s.Ports {
 		t.row(p.Name, namespace(p.NetNS), p.MTU, p.RxPackets, size(p.RxBytes), p.TxPackets, size(p.TxBytes))
@@ -74,13 +81,13 @@ func showStatus(w io.Writer, s control.Status) error {
 }
 
 func showServices(w io.Writer, s control.Status) error {
-	t := newTable(w, "SERVICE", "LISTEN", "SCHED", "MODE", "VIP OF", "WEIGHT", "ACTIVE", "INACT", "CONNS", "IN", "OUT")
+	t := newTable(w, "SERVICE", "LISTEN", "SCHED", "MODE", "VIP OF", "WEIGHT", "ACTIVE", "INACT", "CONNS", "IN", "OUT", "")
 	for _, svc := range s.Services {
 		t.row(svc.Name, fmt.Sprintf("%s/%s", svc.Listen, svc.Protocol), svc.Scheduler, svc.Mode, svc.Owner,
-			"", "", "", svc.Traffic.Conns, size(svc.Traffic.InBytes), size(svc.Traffic.OutBytes))
+			"", "", "", svc.Traffic.Conns, size(svc.Traffic.InBytes), size(svc.Traffic.OutBytes), "")
 		for _, srv := range svc.Servers {
 			t.row("  "+srv.Name, srv.Address, "", "", "", srv.Weight, srv.Active, srv.Inactive,
-				srv.Traffic.Conns, size(srv.Traffic.InBytes), size(srv.Traffic.OutBytes))
+				srv.Traffic.Conns, size(srv.Traffic.InBytes), size(srv.Traffic.OutBytes), remark(srv))
 		}
 	}
 	if err := t.flush(); err != nil {
@@ -88,6 +95,56 @@ func showServices(w io.Writer, s control.Status) error {
 	}
 	_, err := fmt.Fprintln(w)
 	return err
+}
+
+// remark is what a server needs somebody to look at.
+func remark(srv tunlb.ServerStatus) string {
+	switch {
+	case srv.Down != "":
+		return "DOWN: " + srv.Down
+	case srv.Passing > 0:
+		return "its answers pass the LB"
+	}
+	return ""
+}
+
+// showSegment prints who is on an Ethernet segment, and who claims what is not theirs.
+func showSegment(w io.Writer, s tunlb.SegmentStatus) error {
+	fmt.Fprintf(w, "segment of %s: tunlb is %s at %s, %s heard\n", strings.Join(s.Ports, ", "), s.MAC, join(s.Own), count(s.Stations, "station"))
+	if len(s.Neighbours) > 0 {
+		t := newTable(w, "NEIGHBOUR", "MAC", "STATE", "SERVER", "PORT")
+		for _, n := range s.Neighbours {
+			t.row(n.Address, orDash(n.MAC), n.State, orDash(n.Server), orDash(n.Port))
+		}
+		if err := t.flush(); err != nil {
+			return err
+		}
+	}
+	for _, kind := range slices.Sorted(maps.Keys(s.Suppressed)) {
+		fmt.Fprintf(w, "suppressed %s: %d\n", kind, s.Suppressed[kind])
+	}
+	for _, c := range s.Conflicts {
+		fmt.Fprintf(w, "CONFLICT: %s %s claims %s (%s, %s)\n  fix: %s\n",
+			orDash(c.Server), c.MAC, c.VIP, c.Kind, count(int(c.Count), "time"), strings.ReplaceAll(c.Fix, "\n", "\n       "))
+	}
+	_, err := fmt.Fprintln(w)
+	return err
+}
+
+// join lists values with commas.
+func join[T fmt.Stringer](values []T) string {
+	texts := make([]string, len(values))
+	for i, v := range values {
+		texts[i] = v.String()
+	}
+	return strings.Join(texts, ", ")
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
 }
 
 // namespace is the short name of a network namespace, "-" for our own.

@@ -45,8 +45,14 @@ func ParseMAC(s string) (MAC, error) {
 
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
-// MarshalText makes JSON as people write it.
+// MarshalText and UnmarshalText are for JSON as people write it.
 func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText reads what ParseMAC does.
+func (m *MAC) UnmarshalText(b []byte) (err error) {
+	*m, err = ParseMAC(string(b))
+	return err
+}
 
 // IsZero says whether it is none at all.
 func (m MAC) IsZero() bool { return m == MAC{} }

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+
+	"github.com/tunlb/tunlb/stack/kernel"
+	"github.com/tunlb/tunlb/stack/neigh"
+	"github.com/tunlb/tunlb/stack/packet"
+	"github.com/tunlb/tunlb/stack/port"
+	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/config"
+)
+
+// openPorts makes the devices, each in a namespace cleaned of what a killed tunlb has left there. On an
+// error those made are closed again.
+func (d *daemon) openPorts() (attachments []tunlb.Attachment, err error) {
+	defer func() {
+		if err != nil {
+			for _, a := range attachments {
+				a.Port.Close()
+			}
+		}
+	}()
+	cleaned, macs := map[string]bool{}, ownMACs(d.cfg)
+	for i, p := range d.cfg.Ports {
+		if !cleaned[p.NetNS] {
+			cleaned[p.NetNS] = true
+			removed, err := kernel.Clean(p.NetNS)
+			if err != nil {
+				return attachments, err
+			}
+			for _, command := range removed {
+				d.log.Debug().Msg(command)
+			}
+			if len(removed) > 0 {
+				d.log.Warn().Str("port", p.Name).Msgf("undid %s that a killed tunlb had left", count(len(removed), "change"))
+			}
+		}
+		dev, err := openPort(p, macs[i])
+		if err != nil {
+			return attachments, err
+		}
+		attachments = append(attachments, attachment(p, dev, macs[i]))
+		k, err := kernel.Open(p.NetNS)
+		if err != nil {
+			return attachments, err
+		}
+		d.networks = append(d.networks, &network{kernel: k, port: p, device: dev.Name()})
+	}
+	return attachments, nil
+}
+
+// openPort makes, or takes, the device of a port. mac is tunlb's own on its segment.
+func openPort(p config.Port, mac packet.MAC) (port.Port, error) {
+	offload, err := port.ParseOffload(p.Offload)
+	if err != nil {
+		return nil, err
+	}
+	switch p.Type {
+	case config.TAP:
+		// The kernel's end has a MAC of its own, as every end of a cable. A bridge takes the lowest one of
+		// its ports for itself, and would lose the one that its neighbours know: hence the high one.
+		device := mac
+		device[0] = 0xfe
+		return port.OpenTAP(port.TAPConfig{
+			Name: p.Name, MTU: p.MTU, NetNS: p.NetNS, Offload: offload, MAC: device, Bridge: p.Bridge,
+		})
+	case config.Packet:
+		return port.OpenPacket(port.PacketConfig{Interface: p.Name, NetNS: p.NetNS, Offload: offload})
+	default:
+		return port.OpenTUN(port.TUNConfig{Name: p.Name, MTU: p.MTU, NetNS: p.NetNS, Offload: offload})
+	}
+}
+
+// attachment is a port as the engine is to see it.
+func attachment(p config.Port, dev port.Port, mac packet.MAC) tunlb.Attachment {
+	a := tunlb.Attachment{Port: dev, NetNS: p.NetNS, Own: p.Router, Routes: p.Routes}
+	for _, prefix := range p.Addresses {
+		a.Subnets = append(a.Subnets, prefix.Masked())
+	}
+	if !p.Ethernet() {
+		a.Kernel = p.NetNS == ""
+		return a
+	}
+	a.MAC = mac
+	a.Side = map[string]neigh.Side{config.Clients: neigh.Clients, config.Servers: neigh.Servers}[p.Side]
+	for _, prefix := range p.Own {
+		a.Own = append(a.Own, prefix.Addr())
+		a.Subnets = append(a.Subnets, prefix.Masked())
+	}
+	for _, r := range p.Via {
+		a.Via = append(a.Via, tunlb.Via{Prefix: r.Prefix, Router: r.Via})
+	}
+	return a
+}
+
+// ownMACs are tunlb's own by port: the configured one of the segment, or one made of what stays the same
+// over restarts.
+func ownMACs(cfg *config.Config) []packet.MAC {
+	macs := make([]packet.MAC, len(cfg.Ports))
+	for _, segment := range cfg.Segments() {
+		mac := packet.MAC(segment.MAC)
+		if mac.IsZero() {
+			seed := sha256.New()
+			fmt.Fprintf(seed, "tunlb %s %s", machine(), segment.Own)
+			for _, i := range segment.Ports {
+				fmt.Fprintf(seed, " %s %s", cfg.Ports[i].NetNS, cfg.Ports[i].Name)
+			}
+			mac = packet.MAC(seed.Sum(nil))
+			mac[0] = 0x02 // locally administered, one station
+		}
+		for _, i := range segment.Ports {
+			macs[i] = mac
+		}
+	}
+	return macs
+}
+
+// machine tells this machine from others on its network.
+func machine() string {
+	if id, err := os.ReadFile("/etc/machine-id"); err == nil && len(id) > 0 {
+		return string(id)
+	}
+	name, _ := os.Hostname() // without either, the names of ports and addresses have to do
+	return name
+}
