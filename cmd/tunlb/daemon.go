@@ -121,7 +121,7 @@ func (d *daemon) serve(ctx context.Context, hup <-chan os.Signal) error {
 		count(len(d.cfg.Services), "service"), count(len(d.cfg.Ports), "port"))
 	err := d.engine.Run(ctx)
 	if errors.Is(err, port.ErrGone) {
-		err = fmt.Errorf("%w: somebody deleted it; start tunlb again to have it made anew", err)
+		err = fmt.Errorf("%w: somebody deleted it, or moved it elsewhere; start tunlb again when it is to be there", err)
 	}
 	return err
 }

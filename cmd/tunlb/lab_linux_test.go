@@ -142,7 +142,7 @@ func (s *site) command(args ...string) *netns.Cmd {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	s.t.Cleanup(cancel)
 	cmd := s.lab.NS("lb").Command(ctx, self, args...)
-	cmd.Env = append(os.Environ(), asProgram+"=1", "TUNLB_SOCKET="+demoSocket, "GORACE=halt_on_error=1")
+	cmd.Env = append(os.Environ(), asProgram+"=1", "TUNLB_SOCKET="+demoSocket, "GORACE=halt_on_error=1 atexit_sleep_ms=0")
 	return cmd
 }
 

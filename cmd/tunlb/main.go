@@ -91,6 +91,7 @@ func newApp() *cli.App {
 			reloadCommand(),
 			cleanCommand(),
 			demoCommand(),
+			doctorCommand(),
 			versionCommand(),
 		},
 		HideVersion:          true,

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// hung is a host's place on a port: the host's namespace and the port.
-type hung struct {
+// place is where a host hangs on a port.
+type place struct {
 	name string
 	hang func(t *testing.T) (host *space, p Port)
 	off  bool // the kernel splits for the port
@@ -16,7 +16,7 @@ type hung struct {
 //
 //	host eth0 -- veth -- br0 -- TAP port
 //	host eth0 -- veth -- packet port
-var places = []hung{
+var places = []place{
 	{"bridge-auto", func(t *testing.T) (*space, Port) { return inBridge(t, OffloadAuto) }, false},
 	{"bridge-tcp", func(t *testing.T) (*space, Port) { return inBridge(t, OffloadTCP) }, false},
 	{"bridge-off", func(t *testing.T) (*space, Port) { return inBridge(t, OffloadOff) }, true},

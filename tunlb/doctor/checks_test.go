@@ -1,0 +1,397 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/config"
+	"github.com/tunlb/tunlb/tunlb/control"
+)
+
+// parse makes a configuration of a file's text.
+func parse(t *testing.T, text string) *config.Config {
+	t.Helper()
+	cfg, err := config.Parse("tunlb.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+const natFile = `services:
+  - {name: web, listen: "203.0.113.22:80/tcp", servers: [{name: rs1, address: "192.168.0.10:8080"}]}
+  - {name: web6, listen: "[2001:db8:113::22]:80/tcp", servers: [{name: rs1, address: "[2001:db8:c0::10]:8080"}]}
+`
+
+const drFile = `ports: [{name: tap0, type: tap, bridge: br0, addresses: [203.0.113.2/24, "2001:db8:113::2/64"], routes: [default via 203.0.113.1, "default via 2001:db8:113::1"]}]
+services:
+  - {name: web, listen: "203.0.113.22:80/tcp", mode: dr, servers: [{name: rs1, address: 203.0.113.10}]}
+  - {name: web6, listen: "[2001:db8:113::22]:80/tcp", mode: dr, servers: [{name: rs1, address: "2001:db8:113::10"}]}
+`
+
+const switchFile = `ports: [{name: eth0, type: packet, side: clients, addresses: [203.0.113.2/24]}, {name: eth1, type: packet, side: servers}]
+services: [{name: web, listen: "203.0.113.22:80/tcp", mode: dr, servers: [203.0.113.10]}]
+`
+
+var (
+	v4, v6 = netip.MustParseAddr("192.168.0.10"), netip.MustParseAddr("2001:db8:c0::10")
+	lb4    = netip.MustParseAddr("192.168.0.100")
+	lb6    = netip.MustParseAddr("2001:db8:c0::100")
+)
+
+// healthy is a box with eth0 towards the clients, eth1 towards the servers, and a daemon.
+func healthy(t *testing.T, text string) *facts {
+	t.Helper()
+	f := &facts{
+		Options: Options{Version: "v1"},
+		file:    "tunlb.yaml", config: parse(t, text),
+		status: &control.Status{Daemon: control.Info{Version: "v1", PID: 7, Config: "tunlb.yaml"}},
+		tun:    tunDevice{driver: true},
+		ingress: []ingress{
+			{"eth0", netip.MustParseAddr("198.51.100.7"), true}, {"eth0", netip.MustParseAddr("2001:db8:1::7"), true},
+		},
+		spaces: map[string]*space{"": {
+			links: []link{
+				{name: "lo", index: 1, mtu: 65536, loopback: true, up: true, carrier: true},
+				{name: "eth0", index: 2, mtu: 1500, ethernet: true, up: true, carrier: true},
+				{name: "eth1", index: 3, mtu: 1500, ethernet: true, up: true, carrier: true},
+				{name: "tunlb0", index: 4, mtu: 1500, kind: "tun", up: true, carrier: true},
+				{name: "tap0", index: 5, mtu: 1500, kind: "tun", tap: true, master: "br0", ethernet: true, up: true, carrier: true},
+				{name: "br0", index: 6, mtu: 1500, kind: "bridge", ethernet: true, up: true, carrier: true},
+				{name: "veth0", index: 7, mtu: 1500, kind: "veth", master: "br0", ethernet: true, up: true, carrier: true},
+				{name: "veth1", index: 8, mtu: 1500, kind: "veth", master: "br0", ethernet: true, up: true, carrier: true},
+			},
+			addresses: []address{
+				{netip.MustParsePrefix("198.51.100.1/24"), "eth0"}, {netip.MustParsePrefix("2001:db8:1::1/64"), "eth0"},
+				{netip.MustParsePrefix("192.168.0.100/24"), "eth1"}, {netip.MustParsePrefix("2001:db8:c0::100/64"), "eth1"},
+			},
+			sysctls: map[string]string{"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"},
+		}},
+	}
+	for _, p := range f.config.Ports {
+		f.status.Ports = append(f.status.Ports, tunlb.PortStatus{Name: p.Name, NetNS: p.NetNS})
+	}
+	for _, svc := range f.config.Services {
+		s := tunlb.ServiceStatus{Name: svc.Name, Listen: svc.Listen, Protocol: "tcp", Mode: svc.Mode.String()}
+		for _, srv := range svc.Servers {
+			s.Servers = append(s.Servers, tunlb.ServerStatus{Name: srv.Name, Address: srv.Address, Weight: srv.Weight, Traffic: tunlb.Traffic{InPackets: 9, OutPackets: 9}})
+			if svc.Mode != policy.NAT {
+				continue
+			}
+			source := lb4
+			if srv.Address.Addr().Is6() {
+				source = lb6
+			}
+			a := answer{device: "eth1", source: source}
+			f.servers = append(f.servers, server{service: svc.Name, name: srv.Name, addr: srv.Address, proto: svc.Proto, route: a, written: a, dialed: true, state: "reachable"})
+		}
+		f.status.Services = append(f.status.Services, s)
+	}
+	return f
+}
+
+// stopped takes the daemon away.
+func stopped(f *facts) {
+	f.status, f.statusErr = nil, control.ErrNoDaemon
+	box := f.box()
+	for i := range box.links {
+		if box.links[i].kind == "tun" {
+			box.links[i].name += "-gone"
+		}
+	}
+}
+
+// set is an edit of a setting.
+func set(path, value string) func(*facts) {
+	return func(f *facts) { f.box().sysctls[path] = value }
+}
+
+func edits(list ...func(*facts)) func(*facts) {
+	return func(f *facts) {
+		for _, edit := range list {
+			edit(f)
+		}
+	}
+}
+
+func device(name string, edit func(*link)) func(*facts) {
+	return func(f *facts) { edit(f.box().link(name)) }
+}
+
+// TestHealthy: the facts that the other tests spoil are in order by themselves.
+func TestHealthy(t *testing.T) {
+	for _, text := range []string{natFile, drFile, switchFile} {
+		for _, f := range healthy(t, text).judge().Findings {
+			if f.Severity == Warn || f.Severity == Fail {
+				t.Errorf("%+v", f)
+			}
+		}
+		f := healthy(t, text)
+		stopped(f)
+		for _, f := range f.judge().Findings {
+			if f.Severity == Warn || f.Severity == Fail {
+				t.Errorf("before the start: %+v", f)
+			}
+		}
+	}
+}
+
+// TestChecks spoils one fact at a time.
+func TestChecks(t *testing.T) {
+	const (
+		mtuFix = "tunlb check tunlb.yaml  # after `mtu: %d` for this port; then start tunlb anew"
+		mknod  = "mkdir -p /dev/net && mknod /dev/net/tun c 10 200 && chmod 0666 /dev/net/tun"
+	)
+	for _, test := range []struct {
+		name, file string
+		spoil      func(*facts)
+		want       Finding // Text is a part of what it is
+	}{
+		{"no daemon", natFile, stopped, Finding{Note, "control", "control socket", "before its start", "", false}},
+		{"no daemon, no file", natFile, edits(stopped, func(f *facts) { f.file, f.config = "", nil }), Finding{Note, "control", "control socket", "about the machine only", "tunlb doctor -f FILE", false}},
+		{"leftovers", natFile, edits(stopped, func(f *facts) { f.box().rules = []rule{{pref: 7410, ours: true, iif: "tunlb0"}} }), Finding{Note, "control", "policy rules", "a killed tunlb has left 1", "tunlb clean", false}},
+		{"socket elsewhere", natFile, edits(stopped, func(f *facts) {
+			f.box().links[3].name = "tunlb0"
+			f.box().rules = []rule{{pref: 7410, ours: true, iif: "tunlb0"}}
+		}), Finding{Warn, "control", "control socket", "with device tunlb0", "tunlb doctor --socket PATH", false}},
+		{"socket forbidden", natFile, func(f *facts) { f.status, f.statusErr = nil, fs.ErrPermission }, Finding{Fail, "control", "control socket", "permission denied", "sudo tunlb doctor", false}},
+		{"other version", natFile, func(f *facts) { f.Version = "v2" }, Finding{Warn, "control", "process 7", "the daemon is tunlb v1, this is v2", "kill 7 && tunlb run -f tunlb.yaml", false}},
+
+		{"file gone", natFile, func(f *facts) { f.config, f.fileErr = nil, errors.New("one\ntwo") }, Finding{Warn, "file", "tunlb.yaml", "goes unchecked: one ...", "tunlb check tunlb.yaml", false}},
+		{"file changed", natFile, func(f *facts) { f.config.Services[0].Servers[0].Weight++ }, Finding{Warn, "file", "tunlb.yaml", "not those in force", "tunlb reload", false}},
+		{"other file", natFile, func(f *facts) { f.File, f.file = "other.yaml", "other.yaml" }, Finding{Warn, "file", "other.yaml", "another file, tunlb.yaml", "tunlb doctor", false}},
+
+		{"no tun node", natFile, edits(stopped, func(f *facts) { f.tun.err = syscall.ENOENT }), Finding{Fail, "tun", tunPath, "is missing", mknod, true}},
+		{"no tun driver", natFile, edits(stopped, func(f *facts) { f.tun = tunDevice{err: syscall.ENOENT} }), Finding{Fail, "tun", tunPath, "driver is not loaded", "modprobe tun", true}},
+		{"tun forbidden", natFile, edits(stopped, func(f *facts) { f.tun.err = syscall.EACCES }), Finding{Fail, "tun", tunPath, "may not be opened", "chmod 0666 /dev/net/tun  # as root", true}},
+		{"tun forbidden, user namespace", natFile, edits(stopped, func(f *facts) { f.tun.err, f.caps.userns = syscall.EACCES, true }), Finding{Fail, "tun", tunPath, "may not be opened", "chmod 0666 /dev/net/tun  # as root, outside of this user namespace", true}},
+		{"tun forbidden to doctor alone", natFile, func(f *facts) { f.tun.err = syscall.EACCES }, Finding{Note, "tun", tunPath, "the daemon has it", "", false}},
+		{"no privilege", natFile, edits(stopped, func(f *facts) { f.caps.admin = syscall.EPERM }), Finding{Fail, "privilege", "this process", "has no CAP_NET_ADMIN", "sudo tunlb run -f tunlb.yaml", true}},
+		{"no privilege, user namespace", natFile, edits(stopped, func(f *facts) { f.caps = capabilities{admin: syscall.EPERM, userns: true} }), Finding{Fail, "privilege", "this process", "this is a user namespace", "unshare -Urn tunlb run -f tunlb.yaml", true}},
+		{"no raw sockets", switchFile, edits(stopped, func(f *facts) { f.caps.raw = syscall.EPERM }), Finding{Fail, "privilege", "this process", "has no CAP_NET_RAW", "sudo tunlb run -f tunlb.yaml", true}},
+
+		{"device gone", natFile, func(f *facts) { f.box().links[3].name = "x" }, Finding{Fail, "port", "tunlb0", "somebody has deleted it", "tunlb run -f tunlb.yaml", false}},
+		{"device down", natFile, device("tunlb0", func(l *link) { l.up = false }), Finding{Fail, "port", "tunlb0", "is down", "ip link set dev tunlb0 up", false}},
+		{"device taken", natFile, edits(stopped, func(f *facts) { f.box().links[2].name = "tunlb0" }), Finding{Fail, "port", "tunlb0", "an interface of another kind", "tunlb check tunlb.yaml  # after `name: tunlb1` for this port", false}},
+		{"device in use", natFile, edits(stopped, func(f *facts) { f.box().links[3].name = "tunlb0" }), Finding{Fail, "port", "tunlb0", "in use by another process", "tunlb check tunlb.yaml  # after `name: tunlb1` for this port", false}},
+		{"tap is tun", drFile, device("tap0", func(l *link) { l.tap = false }), Finding{Fail, "port", "tap0", "an interface of another kind", "tunlb check tunlb.yaml  # after `name: tunlb1` for this port", false}},
+		{"bridge missing", drFile, func(f *facts) { f.box().links[5].name = "x" }, Finding{Fail, "port", "br0", "there is no such bridge", "ip link add br0 type bridge && ip link set dev br0 up", false}},
+		{"bridge is none", drFile, device("br0", func(l *link) { l.kind = "veth" }), Finding{Fail, "port", "br0", "is no bridge", "ip link show type bridge", false}},
+		{"bridge left", drFile, device("tap0", func(l *link) { l.master = "" }), Finding{Fail, "port", "tap0", "has left its bridge br0", "ip link set dev tap0 master br0", false}},
+		{"interface without carrier", switchFile, device("eth1", func(l *link) { l.carrier = false }), Finding{Warn, "port", "eth1", "has no carrier", "ip link show dev eth1", false}},
+		{"interface of no frames", switchFile, device("eth1", func(l *link) { l.ethernet = false }), Finding{Fail, "port", "eth1", "is no Ethernet interface", "ip link show type veth", false}},
+
+		{"forwarding off", natFile, set("ipv4/ip_forward", "0"), Finding{Fail, "forwarding", "net.ipv4.ip_forward", "is 0", "sysctl -w net.ipv4.ip_forward=1", false}},
+		{"forwarding off, IPv6", natFile, set("ipv6/conf/all/forwarding", "0"), Finding{Fail, "forwarding", "net.ipv6.conf.all.forwarding", "is 0", "sysctl -w net.ipv6.conf.all.forwarding=1", false}},
+		{"forwarding off before", natFile, edits(stopped, set("ipv4/ip_forward", "0")), Finding{Note, "forwarding", "net.ipv4.ip_forward", "tunlb switches it on", "", false}},
+		{"forwarding off for a device", natFile, set("ipv4/conf/tunlb0/forwarding", "0"), Finding{Fail, "forwarding", "tunlb0", "forwards nothing", "sysctl -w net.ipv4.conf.tunlb0.forwarding=1", false}},
+		{"no IPv6", natFile, func(f *facts) { delete(f.box().sysctls, "ipv6/conf/all/forwarding") }, Finding{Fail, "forwarding", "net.ipv6.conf.all.forwarding", "without IPv6", "sysctl -w net.ipv6.conf.all.disable_ipv6=0", false}},
+
+		{"strict by the device", natFile, set("ipv4/conf/tunlb0/rp_filter", "1"), Finding{Fail, "rp_filter", "tunlb0", "is strict", "sysctl -w net.ipv4.conf.tunlb0.rp_filter=2", false}},
+		{"strict by all", natFile, set("ipv4/conf/all/rp_filter", "1"), Finding{Fail, "rp_filter", "tunlb0", "is strict", "sysctl -w net.ipv4.conf.tunlb0.rp_filter=2", false}},
+		{"strict, way back elsewhere", natFile, edits(set("ipv4/conf/eth0/rp_filter", "1"), func(f *facts) {
+			f.box().addresses = append(f.box().addresses, address{netip.MustParsePrefix("203.0.113.22/32"), "eth0"})
+			f.ingress = append(f.ingress, ingress{"eth2", everywhere4, false})
+		}), Finding{Warn, "rp_filter", "eth0", "the default route leads by eth2", "sysctl -w net.ipv4.conf.eth0.rp_filter=2", false}},
+		{"strict, has dropped", natFile, edits(set("ipv4/conf/eth0/rp_filter", "1"), func(f *facts) { f.box().filtered = 3 }), Finding{Warn, "rp_filter", "eth0", "has dropped 3 packets", "sysctl -w net.ipv4.conf.eth0.rp_filter=2", false}},
+
+		{"VIP on link", natFile, func(f *facts) { f.box().addresses[0].prefix = netip.MustParsePrefix("203.0.113.1/24") }, Finding{Warn, "vip", "203.0.113.22", "nobody answers its neighbours", "ip addr add 203.0.113.22/32 dev eth0", false}},
+		{"VIP on link, IPv6", natFile, func(f *facts) { f.box().addresses[1].prefix = netip.MustParsePrefix("2001:db8:113::1/64") }, Finding{Warn, "vip", "2001:db8:113::22", "nobody answers its neighbours", "ip addr add 2001:db8:113::22/128 dev eth0", false}},
+		{"local table in front", natFile, edits(stopped, func(f *facts) {
+			f.box().addresses = append(f.box().addresses, address{netip.MustParsePrefix("203.0.113.22/32"), "lo"})
+			f.box().rules = []rule{{family: 4, pref: 50, local: true}}
+		}), Finding{Fail, "vip", "203.0.113.22", "one stands at preference 50", "ip rule add pref 0 lookup local && ip rule del pref 50", false}},
+
+		{"rules gone", natFile, func(f *facts) {
+			f.entries = []entry{{"web", question{from: lb4, to: v4}, answer{device: "eth1"}}}
+		}, Finding{Fail, "rules", "web", "do not go into tunlb0 but to eth1: tunlb's policy rules are gone", "tunlb reload", false}},
+		{"rule in front", natFile, func(f *facts) {
+			f.entries = []entry{{"web6", question{from: lb6, to: v6}, answer{device: "eth1"}}}
+			f.box().rules = []rule{{family: 6, pref: 10, text: "lookup 100", plain: true, covers: func(question) bool { return true }}}
+		}, Finding{Fail, "rules", "web6", "the rule at preference 10", "ip -6 rule add pref 7500 lookup 100 && ip -6 rule del pref 10 lookup 100", false}},
+		{"answers astray", natFile, func(f *facts) {
+			f.servers[0].replied, f.servers[0].reply = true, entry{"web/rs1", question{from: v4, to: lb4}, answer{local: true}}
+			f.box().rules = []rule{{family: 4, pref: 7410, ours: true}}
+		}, Finding{Fail, "rules", "web/rs1", "answers from 192.168.0.10 to 192.168.0.100 do not go into tunlb0 but to this box itself: tunlb's policy rules are not complete", "tunlb reload", false}},
+
+		{"no route", natFile, edits(stopped, func(f *facts) { f.servers[0].route = answer{err: syscall.ENETUNREACH} }), Finding{Fail, "route", "web/rs1", "no route to 192.168.0.10", "ip route add 192.168.0.10 dev INTERFACE  # or: via ROUTER", false}},
+		{"route loops", natFile, func(f *facts) { f.servers[1].written.device = "tunlb0" }, Finding{Fail, "route", "web6/rs1", "leads back through tunlb's own tunlb0", "ip -6 route get 2001:db8:c0::10  # then delete the route that it shows", false}},
+		{"silent server", natFile, func(f *facts) { f.servers[0].state = "failed" }, Finding{Fail, "neighbour", "web/rs1", "does not answer ARP on eth1 (failed)", "ip addr show to 192.168.0.10  # on rs1: its interface has to be up and have the address", false}},
+		{"silent router", natFile, func(f *facts) { f.servers[1].state, f.servers[1].route.gateway = "incomplete", lb6 }, Finding{Fail, "neighbour", "2001:db8:c0::100", "the router on the way to web6/rs1 does not answer neighbour discovery", "ip -6 route get 2001:db8:c0::10", false}},
+		{"refused", natFile, func(f *facts) { f.servers[0].dialErr = syscall.ECONNREFUSED }, Finding{Warn, "server", "web/rs1", "refuses connections to 192.168.0.10:8080", "ss -ltn 'sport = :8080'  # on rs1", false}},
+		{"no answer", natFile, func(f *facts) { f.servers[0].dialErr = syscall.ETIMEDOUT }, Finding{Warn, "server", "web/rs1", "does not answer on 192.168.0.10:8080", "ss -ltn 'sport = :8080'  # on rs1", false}},
+		{"answers led away", natFile, func(f *facts) { f.servers[0].dialErr, f.servers[0].hidden = syscall.ETIMEDOUT, true }, Finding{Note, "server", "this box", "clients' connections are not concerned", "sysctl -w net.ipv4.tcp_early_demux=0", false}},
+
+		{"no gateway", natFile, traffic(0, 3, 0), Finding{Fail, "gateway", "web/rs1", "has got 3 packets and answered none: its default gateway is probably not this box", "ip route replace default via 192.168.0.100  # on rs1", false}},
+		{"no gateway, IPv6", natFile, traffic(1, 3, 0), Finding{Fail, "gateway", "web6/rs1", "has got 3 packets and answered none", "ip -6 route replace default via 2001:db8:c0::100  # on rs1", false}},
+		{"gateway lost", natFile, conns("web", "192.168.0.10:8080", "SYN_RECV", "SYN_RECV"), Finding{Fail, "gateway", "web/rs1", "has not answered any of its last 2 connections", "ip route replace default via 192.168.0.100  # on rs1", false}},
+		{"gateway behind a router", natFile, edits(traffic(0, 3, 0), func(f *facts) { f.servers[0].route.gateway = netip.MustParseAddr("192.168.0.1") }), Finding{Fail, "gateway", "web/rs1", "its way back to the clients", "ip route get 198.51.100.7  # on rs1 and on 192.168.0.1: has to lead here", false}},
+
+		{"conflict", drFile, segment(tunlb.SegmentStatus{Conflicts: []tunlb.ConflictStatus{{VIP: netip.MustParseAddr("203.0.113.22"), Server: "rs1", Port: "tap0", Kind: "reply", Count: 2, Fix: "do it"}}}), Finding{Fail, "arp", "203.0.113.22", "rs1 (00:00:00:00:00:00) claims it on tap0 (reply, 2 times)", "do it", false}},
+		{"conflict of old", drFile, segment(tunlb.SegmentStatus{Conflicts: []tunlb.ConflictStatus{{VIP: netip.MustParseAddr("203.0.113.22"), Server: "rs1", Port: "tap0", Count: 2, Age: time.Minute}}}), Finding{Note, "arp", "203.0.113.22", "not in the last 1m0s", "", false}},
+		{"own VIP", drFile, func(f *facts) {
+			f.box().addresses = append(f.box().addresses, address{netip.MustParsePrefix("203.0.113.22/32"), "lo"})
+		}, Finding{Fail, "arp", "lo", "this kernel answers for it on br0", "ip addr del 203.0.113.22/32 dev lo", false}},
+		{"own VIP, IPv6", drFile, func(f *facts) {
+			f.box().addresses = append(f.box().addresses, address{netip.MustParsePrefix("2001:db8:113::22/64"), "br0"})
+		}, Finding{Fail, "arp", "br0", "this kernel answers for it on br0", "ip -6 addr del 2001:db8:113::22/64 dev br0", false}},
+		{"direct server down", drFile, segment(tunlb.SegmentStatus{Ports: []string{"tap0"}, Neighbours: []tunlb.NeighbourStatus{{Address: v6, State: "failed", Server: "rs1"}}}), Finding{Fail, "neighbour", "rs1", "2001:db8:c0::10 does not answer neighbour discovery on tap0 (failed)", "ip -6 addr show to 2001:db8:c0::10  # on rs1: its interface has to be up and have the address", false}},
+		{"router down", drFile, segment(tunlb.SegmentStatus{Ports: []string{"tap0"}, Neighbours: []tunlb.NeighbourStatus{{Address: lb4, State: "incomplete"}}}), Finding{Warn, "neighbour", "192.168.0.100", "does not answer ARP on tap0", "ip neigh show 192.168.0.100  # on another host of the segment", false}},
+		{"down for another reason", drFile, func(f *facts) { f.status.Services[0].Servers[0].Down = "drained" }, Finding{Fail, "neighbour", "web/rs1", "gets no new connections: drained", "ping -c 1 203.0.113.10  # on another host of the segment", false}},
+		{"passing", drFile, func(f *facts) { f.status.Services[1].Servers[0].Passing = 5 }, Finding{Note, "passing", "web6/rs1", "5 packets of its answers", "ip -6 route replace default via 2001:db8:113::1  # on rs1", false}},
+		{"server without the VIP", drFile, conns("web6", "[2001:db8:113::10]:80", "SYN_RECV", "SYN_RECV"), Finding{Warn, "passing", "web6/rs1", "2 connections, and none has come past its first packet", "ip -6 addr add 2001:db8:113::22/128 dev lo  # on rs1", false}},
+
+		{"TUN too small", natFile, device("eth1", func(l *link) { l.mtu = 9000 }), Finding{Warn, "mtu", "tunlb0", "has MTU 1500, but eth1 9000", fmt.Sprintf(mtuFix, 9000), false}},
+		{"bridge port too small", drFile, func(f *facts) {
+			f.box().links = append(f.box().links, link{name: "veth2", mtu: 1400, kind: "veth", master: "br0"})
+		}, Finding{Warn, "mtu", "veth2", "has MTU 1400, the other ports of bridge br0 1500", "ip link set dev veth2 mtu 1500", false}},
+		{"tap too small", drFile, device("tap0", func(l *link) { l.mtu = 1400 }), Finding{Warn, "mtu", "tap0", "has MTU 1400, the other ports of bridge br0 1500", fmt.Sprintf(mtuFix, 1500), false}},
+		{"halves of a switch", switchFile, device("eth1", func(l *link) { l.mtu = 1400 }), Finding{Warn, "mtu", "eth1", "has MTU 1400, and eth0 of the same segment 1500", "ip link set dev eth1 mtu 1500", false}},
+
+		{"segmented", natFile, func(f *facts) { f.status.Ports[0].Segmented = 4 }, Finding{Warn, "offload", "tunlb0", "tunlb has cut 4", "tunlb check tunlb.yaml  # after `offload: tcp` for this port; then start tunlb anew", false}},
+		{"LRO", switchFile, device("eth1", func(l *link) { l.lro = true }), Finding{Fail, "offload", "eth1", "large receive offload is on", "ethtool -K eth1 lro off", false}},
+		{"VLAN tags", switchFile, device("eth1", func(l *link) { l.rxVLAN = true }), Finding{Note, "offload", "eth1", "takes VLAN tags off", "ethtool -K eth1 rxvlan off", false}},
+		{"no transmit offload", drFile, device("veth1", func(l *link) { l.txOff = true }), Finding{Note, "offload", "veth1", "transmit offload is off", "ethtool -K veth1 tx on tso on gso on", false}},
+
+		{"forward policy", natFile, func(f *facts) { f.box().chains = []chain{{"ip", "filter", "FORWARD", "forward", true}} }, Finding{Note, "netfilter", "ip filter FORWARD", "drops forwarded packets", "nft 'insert rule ip filter FORWARD iifname tunlb0 accept; insert rule ip filter FORWARD oifname tunlb0 accept'", false}},
+		{"bridge filter, no rules", drFile, set("bridge/bridge-nf-call-iptables", "1"), Finding{Note, "netfilter", "br0", "no rules are loaded", "sysctl -w net.bridge.bridge-nf-call-iptables=0", false}},
+		{"bridge filter", drFile, edits(device("br0", func(l *link) { l.nfCall = true }), func(f *facts) { f.box().chains = []chain{{"inet", "t", "c", "forward", false}} }), Finding{Warn, "netfilter", "br0", "go through inet t c", "ip link set dev br0 type bridge nf_call_iptables 0", false}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := healthy(t, test.file)
+			test.spoil(f)
+			var others []Finding
+			found := false
+			for _, got := range f.judge().Findings {
+				want := test.want
+				if strings.Contains(got.Text, want.Text) {
+					want.Text = got.Text
+				}
+				switch {
+				case got == want:
+					found = true
+				case got.Severity == Warn || got.Severity == Fail || got.Check == want.Check && got.Severity == want.Severity:
+					others = append(others, got)
+				}
+			}
+			if !found {
+				t.Errorf("want %+v, got %+v", test.want, others)
+			}
+			for _, got := range others {
+				if got.Severity == Fail && found {
+					t.Errorf("besides: %+v", got)
+				}
+			}
+		})
+	}
+}
+
+// traffic sets what a service's first server has got and answered.
+func traffic(service int, in, out uint64) func(*facts) {
+	return func(f *facts) {
+		f.status.Services[service].Servers[0].Traffic = tunlb.Traffic{Conns: 1, InPackets: in, OutPackets: out}
+	}
+}
+
+// conns are connections that have waited for their second packet.
+func conns(service, server string, states ...string) func(*facts) {
+	return func(f *facts) {
+		for _, state := range states {
+			f.conns = append(f.conns, tunlb.Conn{Service: service, Protocol: "tcp", Server: netip.MustParseAddrPort(server), State: state, InBytes: 120})
+		}
+	}
+}
+
+func segment(s tunlb.SegmentStatus) func(*facts) {
+	return func(f *facts) { f.status.Segments = []tunlb.SegmentStatus{s} }
+}
+
+// TestQuiet: what looks like trouble and is none.
+func TestQuiet(t *testing.T) {
+	for _, test := range []struct {
+		name, file string
+		spoil      func(*facts)
+	}{
+		{"strict, but loose by all", natFile, edits(set("ipv4/conf/all/rp_filter", "2"), set("ipv4/conf/tunlb0/rp_filter", "1"))},
+		{"strict towards clients, nothing dropped", natFile, set("ipv4/conf/eth0/rp_filter", "1")},
+		{"dropped of old, no longer strict", natFile, func(f *facts) { f.box().filtered = 3 }},
+		{"own VIP, but quiet", drFile, edits(set("ipv4/conf/all/arp_ignore", "1"), func(f *facts) {
+			f.box().addresses = append(f.box().addresses, address{netip.MustParsePrefix("203.0.113.22/32"), "lo"})
+		})},
+		{"own VIP on lo, IPv6", drFile, func(f *facts) {
+			f.box().addresses = append(f.box().addresses, address{netip.MustParsePrefix("2001:db8:113::22/128"), "lo"})
+		}},
+		{"VIP on link, answered by proxy", natFile, edits(set("ipv4/conf/eth0/proxy_arp", "1"), func(f *facts) {
+			f.box().addresses[0].prefix = netip.MustParsePrefix("203.0.113.1/24")
+		})},
+		{"VIP on link, proxy neighbour", natFile, func(f *facts) {
+			f.box().addresses[1].prefix = netip.MustParsePrefix("2001:db8:113::1/64")
+			f.box().neighbours = []neighbour{{netip.MustParseAddr("2001:db8:113::22"), "eth0", "proxy"}}
+		}},
+		{"a first packet on its way", natFile, traffic(0, 1, 0)},
+		{"one connection is slow", natFile, conns("web", "192.168.0.10:8080", "SYN_RECV")},
+		{"first packets on their way", natFile, edits(conns("web", "192.168.0.10:8080", "SYN_RECV", "SYN_RECV"), func(f *facts) {
+			for i := range f.conns {
+				f.conns[i].InBytes = 80 // of IPv6, the larger one
+			}
+		})},
+		{"offload off on request", natFile, func(f *facts) { f.config.Ports[0].Offload, f.status.Ports[0].Segmented = "off", 9 }},
+		{"one direct connection came through", drFile, conns("web", "203.0.113.10:80", "SYN_RECV", "SYN_RECV", "ESTABLISHED")},
+		{"a larger TUN", natFile, device("tunlb0", func(l *link) { l.mtu = 9000 })},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := healthy(t, test.file)
+			test.spoil(f)
+			for _, got := range f.judge().Findings {
+				if got.Severity == Warn || got.Severity == Fail {
+					t.Errorf("%+v", got)
+				}
+			}
+		})
+	}
+}
+
+// TestNetNS: fixes and places of another namespace.
+func TestNetNS(t *testing.T) {
+	f := &facts{config: &config.Config{}, spaces: map[string]*space{"": {}}}
+	for path, err := range map[string]error{"/run/netns/inside": fs.ErrNotExist, "/tmp/it's here": fs.ErrNotExist, "/etc/passwd": errNotNetNS, "/run/netns/other": fs.ErrPermission} {
+		f.config.Ports = append(f.config.Ports, config.Port{Name: "tun0", Type: config.TUN, NetNS: path})
+		f.spaces[path] = &space{err: err}
+	}
+	want := map[string]string{
+		"/run/netns/inside": "ip netns add inside",
+		"/tmp/it's here":    `touch '/tmp/it'\''s here' && unshare --net='/tmp/it'\''s here' true`,
+		"/etc/passwd":       "rm /etc/passwd && touch /etc/passwd && unshare --net=/etc/passwd true",
+		"/run/netns/other":  "sudo tunlb doctor -f FILE",
+	}
+	for _, got := range checkNetNS(f) {
+		if want[got.Subject] != got.Fix {
+			t.Errorf("%s: fix %q, want %q", got.Subject, got.Fix, want[got.Subject])
+		}
+		delete(want, got.Subject)
+	}
+	if len(want) > 0 {
+		t.Errorf("not found: %v", want)
+	}
+	for _, test := range [][3]string{
+		{"", "ip link", "ip link"},
+		{"/run/netns/in", "ip link", "ip netns exec in ip link"},
+		{"/run/netns/in", "a && b", "ip netns exec in sh -c 'a && b'"},
+		{"/proc/7/ns/net", "ip link", "nsenter --net=/proc/7/ns/net ip link"},
+	} {
+		if got := in(test[0], test[1]); got != test[2] {
+			t.Errorf("in(%q, %q) = %q, want %q", test[0], test[1], got, test[2])
+		}
+	}
+	if got := sysctl("ipv4/conf/eth0.5/rp_filter", 2); got != "sysctl -w net/ipv4/conf/eth0.5/rp_filter=2" {
+		t.Error(got)
+	}
+}

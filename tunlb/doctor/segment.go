@@ -1,0 +1,241 @@
+package doctor
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/config"
+)
+
+// What is peculiar to Ethernet segments and direct routing.
+
+type (
+	portStatus    = tunlb.PortStatus
+	segmentStatus = tunlb.SegmentStatus
+)
+
+// segments are what the daemon tells of them.
+func (f *facts) segments() []segmentStatus {
+	if !f.running() {
+		return nil
+	}
+	return f.status.Segments
+}
+
+// direct are the directly routed services.
+func (f *facts) direct() (list []policy.Spec) {
+	for _, s := range f.services() {
+		if s.Mode == policy.DR {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// segmentNeighbours finds servers and routers that do not answer tunlb's own requests.
+func (f *facts) segmentNeighbours() (l findings) {
+	reported := map[netip.Addr]bool{}
+	for _, segment := range f.segments() {
+		for _, n := range segment.Neighbours {
+			if !silent(n.State) {
+				continue
+			}
+			reported[n.Address] = true
+			protocol := map[int]string{4: "ARP", 6: "neighbour discovery"}[family(n.Address)]
+			if n.Server == "" {
+				l.add(Warn, n.Address.String(), fmt.Sprintf("%s neigh show %s  # on another host of the segment", ip(family(n.Address)), n.Address), "does not answer %s on %s (%s)", protocol, strings.Join(segment.Ports, ", "), n.State)
+				continue
+			}
+			l.add(Fail, n.Server, fmt.Sprintf("%s addr show to %s  # on %s: its interface has to be up and have the address", ip(family(n.Address)), n.Address, n.Server),
+				"%s does not answer %s on %s (%s): it is off, or has another address, or is on another link", n.Address, protocol, strings.Join(segment.Ports, ", "), n.State)
+		}
+	}
+	if !f.running() {
+		return l
+	}
+	for _, svc := range f.status.Services {
+		for _, srv := range svc.Servers {
+			if addr := srv.Address.Addr(); srv.Down != "" && !reported[addr] && !f.isDown(addr) {
+				reported[addr] = true
+				l.add(Fail, svc.Name+"/"+srv.Name, "ping -c 1 "+addr.String()+"  # on another host of the segment", "gets no new connections: %s", srv.Down)
+			}
+		}
+	}
+	return l
+}
+
+// settled is how long a claim is not heard that has ended: tunlb asks every 5 s who else has an address that
+// somebody has claimed.
+const settled = 15 * time.Second
+
+// checkARP looks for others that answer for a VIP: stations of the segment, and the box's own kernel.
+func checkARP(f *facts) []Finding {
+	var l findings
+	for _, segment := range f.segments() {
+		for _, c := range segment.Conflicts {
+			who := c.Server
+			if i := slices.IndexFunc(segment.Neighbours, func(n tunlb.NeighbourStatus) bool { return n.Server != "" && n.MAC == c.MAC.String() }); who == "" && i >= 0 {
+				who = segment.Neighbours[i].Server // found out since the claim was heard
+			}
+			if who == "" {
+				who = "a station"
+			}
+			if c.Age > settled {
+				l.add(Note, c.VIP.String(), "", "%s (%s) claimed it on %s, %d times, but not in the last %v", who, c.MAC, c.Port, c.Count, c.Age.Round(time.Second))
+				continue
+			}
+			l.add(Fail, c.VIP.String(), c.Fix, "%s (%s) claims it on %s (%s, %d times): clients that believe it get past tunlb", who, c.MAC, c.Port, c.Kind, c.Count)
+		}
+	}
+	seen := map[netip.Addr]bool{}
+	for _, svc := range f.direct() {
+		vip := svc.Listen.Addr()
+		if seen[vip] {
+			continue
+		}
+		seen[vip] = true
+		for _, p := range f.ports() {
+			if s := f.spaces[p.NetNS]; p.Ethernet() && s != nil && s.err == nil {
+				l.ownAnswer(s, p, vip)
+			}
+		}
+	}
+	if len(f.direct()) == 0 {
+		return l
+	}
+	return l.orOK("VIPs", "nobody but tunlb is known to answer for them")
+}
+
+// ownAnswer is about a VIP that the kernel at a port has itself. It answers on the device where the address
+// is, and with arp_ignore 0 on every other one as well.
+func (l *findings) ownAnswer(s *space, p config.Port, vip netip.Addr) {
+	owner := s.owner(vip)
+	device := p.Name
+	if p.Bridge != "" {
+		device = p.Bridge
+	}
+	if owner == "" || owner != device && (vip.Is6() || s.effective(device, "arp_ignore") != 0) {
+		return
+	}
+	bits := vip.BitLen()
+	for _, a := range s.addresses {
+		if a.prefix.Addr() == vip {
+			bits = a.prefix.Bits()
+		}
+	}
+	l.add(Fail, at(p.NetNS, owner), in(p.NetNS, fmt.Sprintf("%s addr del %s dev %s", ip(family(vip)), netip.PrefixFrom(vip, bits), owner)),
+		"has the VIP %s: this kernel answers for it on %s with a MAC that is not tunlb's", vip, device)
+}
+
+// checkPassing tells of answers that go through tunlb, and of servers that seem to give none.
+func checkPassing(f *facts) []Finding {
+	if !f.running() {
+		return nil
+	}
+	var l findings
+	for _, svc := range f.status.Services {
+		if svc.Mode != policy.DR.String() {
+			continue
+		}
+		for _, srv := range svc.Servers {
+			subject, vip := svc.Name+"/"+srv.Name, svc.Listen.Addr()
+			if waiting := f.halfOpen(svc, srv); waiting >= 2 {
+				l.add(Warn, subject, fmt.Sprintf("%s addr add %s dev lo  # on %s", ip(family(vip)), netip.PrefixFrom(vip, vip.BitLen()), srv.Name),
+					"%d connections, and none has come past its first packet: the server probably has not the address %s", waiting, vip)
+			}
+			if srv.Passing > 0 {
+				l.add(Note, subject, f.routerFix(srv), "%d packets of its answers have come through tunlb, which is its gateway: correct, but they could go straight to the clients", srv.Passing)
+			}
+		}
+	}
+	if len(f.direct()) == 0 {
+		return l
+	}
+	return l.orOK("servers", "answer past tunlb, as far as can be seen")
+}
+
+// halfOpen counts the connections to a server that wait for the client's second step; 0 if one has come further.
+func (f *facts) halfOpen(svc tunlb.ServiceStatus, srv tunlb.ServerStatus) (waiting int) {
+	for _, c := range f.conns {
+		switch {
+		case c.Service != svc.Name || c.Server.Addr() != srv.Address.Addr() || c.Protocol != "tcp":
+		case c.State != "SYN_RECV":
+			return 0
+		case c.InBytes > synLen:
+			waiting++
+		}
+	}
+	return waiting
+}
+
+// routerFix sends a server's answers to the segment's own router, if the file names one.
+func (f *facts) routerFix(srv tunlb.ServerStatus) string {
+	for _, p := range f.ports() {
+		for _, r := range p.Via {
+			if r.Prefix.Bits() == 0 && r.Via.Is4() == srv.Address.Addr().Is4() {
+				return fmt.Sprintf("%s route replace default via %s  # on %s", ip(family(r.Via)), r.Via, srv.Name)
+			}
+		}
+	}
+	return ""
+}
+
+// segmentMTU wants one MTU on a segment: no switch tells a sender that a frame is too long.
+func (l *findings) segmentMTU(f *facts) {
+	var last *link // of the switch's
+	for _, p := range f.ports() {
+		s := f.spaces[p.NetNS]
+		if !p.Ethernet() || s == nil || s.err != nil {
+			continue
+		}
+		if dev := s.link(p.Name); dev != nil {
+			if p.Side != "" && last != nil && last.mtu != dev.mtu {
+				l.add(Warn, at(p.NetNS, p.Name), in(p.NetNS, fmt.Sprintf("ip link set dev %s mtu %d", p.Name, last.mtu)), "has MTU %d, and %s of the same segment %d: longer frames are lost between them without a word", dev.mtu, last.name, last.mtu)
+			}
+			if p.Side != "" {
+				last = dev
+			}
+		}
+		if p.Bridge != "" {
+			l.bridgeMTU(f, s, p)
+		}
+	}
+}
+
+// bridgeMTU compares a bridge's ports.
+func (l *findings) bridgeMTU(f *facts, s *space, p config.Port) {
+	mtus := map[int]int{} // how many other members have it
+	var members []link
+	for _, dev := range s.links {
+		if dev.master == p.Bridge && dev.name != p.Name {
+			members = append(members, dev)
+			mtus[dev.mtu]++
+		}
+	}
+	if len(members) == 0 {
+		return
+	}
+	usual := slices.MaxFunc(members, func(a, b link) int {
+		if n := mtus[a.mtu] - mtus[b.mtu]; n != 0 {
+			return n
+		}
+		return a.mtu - b.mtu
+	}).mtu
+	for _, dev := range members {
+		if dev.mtu != usual {
+			l.add(Warn, at(p.NetNS, dev.name), in(p.NetNS, fmt.Sprintf("ip link set dev %s mtu %d", dev.name, usual)), "has MTU %d, the other ports of bridge %s %d: the bridge drops longer frames without a word", dev.mtu, p.Bridge, usual)
+		}
+	}
+	mtu := p.MTU
+	if dev := s.link(p.Name); dev != nil && f.running() {
+		mtu = dev.mtu
+	}
+	if mtu != usual {
+		l.add(Warn, at(p.NetNS, p.Name), fmt.Sprintf("tunlb check %s  # after `mtu: %d` for this port; then start tunlb anew", f.here(), usual), "has MTU %d, the other ports of bridge %s %d: the bridge drops longer frames without a word", mtu, p.Bridge, usual)
+	}
+}
