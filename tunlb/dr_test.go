@@ -156,7 +156,14 @@ func (r *rig) learn(a netip.Addr, mac packet.MAC) {
 	if a.Is6() {
 		own = lans[1].own
 	}
-	r.one(0, 0, pt.Ask(mac, a, own))
+	if len(r.send(0, 0, pt.Ask(mac, a, own))) == 0 {
+		r.t.Fatal("no answer; drops: ", r.e.Drops())
+	}
+	for _, s := range r.e.segments { // one that was asked for in vain is believed when it answers
+		if _, state := s.neigh.Lookup(a.As16(), r.now); state == neigh.Failed || state == neigh.Incomplete {
+			r.send(0, 0, pt.Tell(mac, macOwn, a, own))
+		}
+	}
 }
 
 // conns lists the connections.

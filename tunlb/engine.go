@@ -174,8 +174,7 @@ func (e *Engine) Apply(cfg Config) error {
 	e.config, e.services = cfg, services
 	e.world.Store(w)
 	for _, s := range e.segments {
-		s.neigh.Set(s.neighConfig(cfg), e.now())
-		s.reachLocked()
+		s.applyLocked(cfg)
 	}
 	return nil
 }

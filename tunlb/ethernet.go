@@ -21,6 +21,9 @@ func (l *lane) receive(frame []byte) bool {
 	case h.Src == s.mac:
 		e.drop(packet.Loop)
 		return false
+	case !sound(frame):
+		e.drop(packet.BadVnet)
+		return false
 	}
 	discovery := neigh.Is(frame)
 	e.mu.Lock()
@@ -49,4 +52,12 @@ func (l *lane) receive(frame []byte) bool {
 	}
 	l.flush(e)
 	return false
+}
+
+// sound says whether a checksum that is left to the kernel will be written behind the Ethernet and IP
+// headers. Elsewhere it could make another frame of the one that has been checked: ARP, say.
+func sound(frame []byte) bool {
+	const headers = packet.EthernetLen + 20
+	h := packet.DecodeVnet(frame)
+	return h.Flags&packet.FlagNeedsCsum == 0 || h.CsumStart >= headers && int(h.CsumStart)+int(h.CsumOffset) >= headers
 }

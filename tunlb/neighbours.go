@@ -97,6 +97,23 @@ func (s *segment) reachLocked() {
 	}
 }
 
+// passingLocked finds the directly routed servers of the segment whose answers have begun to pass, as
+// service and server.
+func (s *segment) passingLocked() (found [][2]string) {
+	for _, svc := range s.engine.services.Services() {
+		if svc.Mode != policy.DR {
+			continue
+		}
+		for _, srv := range svc.Servers {
+			if srv.Stats.OutPackets > 0 && !s.passing[srv.ID] && s.reaches(srv.Address.Addr().As16()) {
+				s.passing[srv.ID] = true
+				found = append(found, [2]string{svc.Name, srv.Name})
+			}
+		}
+	}
+	return found
+}
+
 // log tells people what the neighbour table has found out.
 func (s *segment) log(e neigh.Event) {
 	log := s.engine.log.With().Str("event", e.Kind.String()).Stringer("address", e.Addr).Logger()

@@ -19,7 +19,8 @@ type segment struct {
 	ports    []*lane // the first stands for all of them in routes and flows
 	neigh    *neigh.Table
 	stations stations
-	aged     time.Duration // when the stations were last gone through
+	aged     time.Duration   // when the stations were last gone through
+	passing  map[uint32]bool // servers, by ID, whose answers have been told to pass
 }
 
 // sender is whoever writes to segments: a lane, the host, the clock. Its fields belong to its goroutine,
@@ -68,7 +69,7 @@ func newSegments(e *Engine) (segments []*segment) {
 		}
 		s := inline
 		if l.Side == neigh.Shared || s == nil {
-			s = &segment{engine: e, mac: l.MAC, stations: stations{}}
+			s = &segment{engine: e, mac: l.MAC, stations: stations{}, passing: map[uint32]bool{}}
 			s.neigh = neigh.New(neigh.Config{MAC: l.MAC, Heard: s.stations.heard}, e.now())
 			segments = append(segments, s)
 		}
@@ -109,6 +110,19 @@ func (s *segment) neighConfig(cfg Config) neigh.Config {
 		}
 	}
 	return c
+}
+
+// applyLocked takes a configuration over. The routers of the segment are asked for at once: who waits until
+// a packet needs one believes whoever speaks first.
+func (s *segment) applyLocked(cfg Config) {
+	now := s.engine.now()
+	s.neigh.Set(s.neighConfig(cfg), now)
+	for _, l := range s.ports {
+		for _, r := range l.Via {
+			s.neigh.Lookup(r.Router.As16(), now)
+		}
+	}
+	s.reachLocked()
 }
 
 // reaches says whether an address is one of the segment's own network.
@@ -281,10 +295,15 @@ func (s *segment) tick(from *sender) {
 	if len(events) > 0 {
 		s.reachLocked()
 	}
+	passing := s.passingLocked()
 	s.collectLocked(from)
 	e.mu.Unlock()
 	from.flush(e)
 	for _, ev := range events {
 		s.log(ev)
+	}
+	for _, names := range passing {
+		e.log.Info().Str("event", "answers-pass").Str("service", names[0]).Str("server", names[1]).
+			Msg("this server's replies pass the LB: it is the server's gateway; with another one they would take the short way")
 	}
 }

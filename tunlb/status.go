@@ -75,6 +75,8 @@ type PortStatus struct {
 	TxPackets uint64       `json:"tx_packets"`
 	TxBytes   uint64       `json:"tx_bytes"`
 	Segmented uint64       `json:"segmented,omitempty"` // super-packets cut in software: the kernel took them no other way
+	Overruns  uint64       `json:"overruns,omitempty"`  // frames lost since a packet socket's queue was full
+	Unfit     uint64       `json:"unfit,omitempty"`     // frames lost since they are longer than any packet may be
 }
 
 // FlowStatus is the connection table's fill.
@@ -115,9 +117,11 @@ func (e *Engine) Status() Status {
 		s.Gateways = append(s.Gateways, GatewayStatus{g.Inside, g.Masquerade, e.mappings[i].Len()})
 	}
 	for i, l := range e.lanes {
+		stats := port.StatsOf(l.Port)
 		p := PortStatus{
 			Name: l.Port.Name(), NetNS: l.NetNS, MTU: l.mtu, Side: sideName(l.Side), Own: l.Own,
-			RxPackets: l.rx.Packets, RxBytes: l.rx.Bytes, Segmented: port.StatsOf(l.Port).Segmented,
+			RxPackets: l.rx.Packets, RxBytes: l.rx.Bytes,
+			Segmented: stats.Segmented, Overruns: stats.Overruns, Unfit: stats.Unfit,
 		}
 		for _, from := range e.lanes {
 			p.TxPackets += from.tx[i].Packets

@@ -21,6 +21,7 @@ var unfitKeys = []struct{ portType, key, why, instead string }{
 	{TAP, "router", "on a segment tunlb's own addresses stand in addresses", "remove the key; routes: [PREFIX via ADDRESS] name other routers"},
 	{Packet, "router", "on a segment tunlb's own addresses stand in addresses", "remove the key; routes: [PREFIX via ADDRESS] name other routers"},
 	{Packet, "bridge", "the interface exists, and is in its bridge already", "remove the key or write type: tap"},
+	{Packet, "offload", "it is the interface's", "remove the key; ethtool -K NAME gro off changes it"},
 	{Packet, "mtu", "it is the one of the interface", "remove the key; ip link set NAME mtu changes it"},
 }
 

@@ -57,8 +57,8 @@ func TestParseAcceptsEthernet(t *testing.T) {
 			[]Port{edit(tap("203.0.113.2/24"), func(p *Port) { p.MAC = [6]byte{0x52, 0x54, 0, 0x12, 0x34, 0x56} })}, []policy.Spec{web4}},
 		{"mac on a line, with hyphens", "ports:\n  - type: tap\n    mac: 02-00-5E-10-00-01\n    addresses: [203.0.113.2/24]\nservices:\n" + direct4,
 			[]Port{edit(tap("203.0.113.2/24"), func(p *Port) { p.MAC = [6]byte{2, 0, 0x5e, 0x10, 0, 1} })}, []policy.Spec{web4}},
-		{"packet", "ports: [{type: packet, name: eth0, addresses: ['2001:db8:113::2/64'], offload: off}]\nservices:\n" + direct6,
-			[]Port{{Name: "eth0", Type: Packet, Own: []netip.Prefix{pfx("2001:db8:113::2/64")}, Offload: "off"}}, []policy.Spec{web6}},
+		{"packet", "ports: [{type: packet, name: eth0, addresses: ['2001:db8:113::2/64']}]\nservices:\n" + direct6,
+			[]Port{{Name: "eth0", Type: Packet, Own: []netip.Prefix{pfx("2001:db8:113::2/64")}, Offload: "auto"}}, []policy.Spec{web6}},
 		{"routes", "ports: [{type: tap, addresses: [203.0.113.2/24, '2001:db8:113::2/64'], " + routes + "}]\nservices:\n" + direct4,
 			[]Port{edit(both, routed)}, []policy.Spec{web4}},
 		{"nat to the segment and through a router", "ports: [{type: tap, addresses: [203.0.113.2/24, '2001:db8:113::2/64'], " + routes + `}]

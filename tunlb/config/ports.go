@@ -72,7 +72,7 @@ func (d *decoder) decodePort(n *node) {
 		{name: "router", unfit: p.unfit("router"), decode: func(n *node) { d.decodeRouter(n, &p) }},
 		{name: "routes", decode: func(n *node) { d.decodeRoutes(n, &p) }},
 		{name: "mtu", unfit: p.unfit("mtu"), decode: func(n *node) { p.MTU, _ = d.number(n, "mtu", 1280, mostMTU) }},
-		{name: "offload", decode: func(n *node) { p.Offload, _ = d.choice(n, "offload", []string{"auto", "tcp", "off"}, nil) }},
+		{name: "offload", unfit: p.unfit("offload"), decode: func(n *node) { p.Offload, _ = d.choice(n, "offload", []string{"auto", "tcp", "off"}, nil) }},
 		{name: "bridge", unfit: p.unfit("bridge"), decode: func(n *node) { p.bridgeAt = n.at; p.Bridge = d.deviceName(n, "bridge") }},
 		{name: "side", unfit: p.unfit("side"), decode: func(n *node) { p.sideAt = n.at; p.Side, _ = d.choice(n, "side", []string{Clients, Servers}, nil) }},
 		{name: "mac", unfit: p.unfit("mac"), decode: func(n *node) { p.macAt = n.at; p.MAC = d.mac(n, "mac") }},
