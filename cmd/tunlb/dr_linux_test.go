@@ -342,9 +342,14 @@ func (s *site) announce(node, address string) {
 }
 
 // inject sends a frame as it is out of a node's eth0.
-func (s *site) inject(node string, frames ...[]byte) {
+func (s *site) inject(node string, frame []byte) {
 	s.t.Helper()
-	s.must(s.lab.NS(node).Do(func() error {
+	s.must(s.sending(node, func(send func([]byte) error) error { return send(frame) }))
+}
+
+// sending runs do with a way to send frames as they are out of a node's eth0.
+func (s *site) sending(node string, do func(send func(frame []byte) error) error) error {
+	return s.lab.NS(node).Do(func() error {
 		iface, err := net.InterfaceByName("eth0")
 		if err != nil {
 			return err
@@ -354,13 +359,10 @@ func (s *site) inject(node string, frames ...[]byte) {
 			return err
 		}
 		defer unix.Close(fd)
-		for _, f := range frames {
-			if err := unix.Sendto(fd, f[packet.VnetLen:], 0, &unix.SockaddrLinklayer{Ifindex: iface.Index}); err != nil {
-				return err
-			}
-		}
-		return nil
-	}))
+		return do(func(frame []byte) error {
+			return unix.Sendto(fd, frame[packet.VnetLen:], 0, &unix.SockaddrLinklayer{Ifindex: iface.Index})
+		})
+	})
 }
 
 // moveToLo puts a node's VIP where the LVS way has it.
