@@ -74,12 +74,12 @@ func add(a, b uint16) uint16 {
 	return uint16(s + s>>16)
 }
 
-// loop moves frames until a device is gone. The thread is its own and the descriptors block: one call
+// pump moves frames until a device is gone. The thread is its own and the descriptors block: one call
 // to read and one to write a frame.
-func (b *bare) loop(from, to int) error {
+func pump(from, to int, translate func(frame []byte)) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	frame := make([]byte, packet.VnetLen+packet.MaxPacket)
+	frame := make([]byte, packet.VnetLen+packet.EthernetLen+packet.MaxPacket)
 	for {
 		n, err := unix.Read(from, frame)
 		if err == unix.EINTR {
@@ -88,11 +88,13 @@ func (b *bare) loop(from, to int) error {
 		if err != nil {
 			return fmt.Errorf("read: %w", err)
 		}
-		b.translate(frame[:n])
+		translate(frame[:n])
 		// A packet that the kernel refuses is lost, as on any router.
 		_, _ = unix.Write(to, frame[:n])
 	}
 }
+
+const firstDevice, secondDevice = 3, 4 // behind the standard streams
 
 // runBareChild runs the loop on the devices inherited: one for a box, or the clients' and the servers'.
 func runBareChild(args []string) error {
@@ -107,13 +109,29 @@ func runBareChild(args []string) error {
 	if err != nil {
 		return err
 	}
-	const first, second = 3, 4 // behind the standard streams
 	b := newBare(from, to)
 	if args[2] == "1" {
-		return b.loop(first, first)
+		return pump(firstDevice, firstDevice, b.translate)
 	}
 	ended := make(chan error, 2)
-	go func() { ended <- b.loop(first, second) }() // both end with the process
-	go func() { ended <- b.loop(second, first) }()
+	go func() { ended <- pump(firstDevice, secondDevice, b.translate) }() // both end with the process
+	go func() { ended <- pump(secondDevice, firstDevice, b.translate) }()
 	return <-ended
+}
+
+// runBareDirectChild runs the least of direct routing on the one device inherited: all frames are for
+// the service, and only their MACs change.
+func runBareDirectChild(args []string) error {
+	if len(args) != 2 {
+		return fmt.Errorf("%s takes the server's MAC and its own", childBareDirect)
+	}
+	server, err := packet.ParseMAC(args[0])
+	if err != nil {
+		return err
+	}
+	own, err := packet.ParseMAC(args[1])
+	if err != nil {
+		return err
+	}
+	return pump(firstDevice, firstDevice, func(frame []byte) { packet.SetMACs(frame, server, own) })
 }

@@ -27,6 +27,8 @@ const (
 	childClient = childPrefix + "client"
 	childServer = childPrefix + "server"
 	childBare   = childPrefix + "bare"
+
+	childBareDirect = childPrefix + "bare-dr"
 )
 
 // Commands to client and server, a line each on their standard input; they answer with a line of JSON.
@@ -53,9 +55,9 @@ type counters struct {
 func runChild(mode string, args []string) error {
 	runtime.GOMAXPROCS(2) // one to work, one for the runtime's own purposes
 	runtime.LockOSThread()
-	if mode == childBare {
+	if run, ok := map[string]func([]string) error{childBare: runBareChild, childBareDirect: runBareDirectChild}[mode]; ok {
 		runtime.GOMAXPROCS(runtime.NumCPU()) // as tunlb has it
-		return runBareChild(args)
+		return run(args)
 	}
 	if len(args) != 1 {
 		return fmt.Errorf("%s takes an address", mode)

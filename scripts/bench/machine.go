@@ -19,19 +19,26 @@ type machine struct {
 	Cores   int     `json:"cores"`
 	Memory  string  `json:"memory"`
 	Kernel  string  `json:"kernel"`
+	TCP     string  `json:"tcp"` // its congestion control
 	Go      string  `json:"go"`
 	Date    string  `json:"date"`
 	Command string  `json:"command"`
 	Busy    float64 `json:"busy_before"` // share of all CPU time that others took before we began
 }
 
-func describeMachine() machine {
+// describeMachine takes the congestion control that the subjects' TCP gets instead of the machine's.
+func describeMachine(congestion string) machine {
 	m := machine{
 		CPU:     strings.TrimSpace(procField("/proc/cpuinfo", "model name")),
 		Cores:   runtime.NumCPU(),
+		TCP:     congestion,
 		Go:      runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH,
 		Date:    time.Now().UTC().Format("2006-01-02 15:04 MST"),
 		Command: strings.Join(append([]string{"go run ./scripts/bench"}, os.Args[1:]...), " "),
+	}
+	if m.TCP == "" {
+		b, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control") // namespaces begin with it
+		m.TCP = strings.TrimSpace(string(b))
 	}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {

@@ -29,7 +29,9 @@ type options struct {
 	markdown string
 	json     string
 	verbose  bool
-	dir      string // for the subjects' files
+
+	congestion string // TCP's; "" is the machine's
+	dir        string // for the subjects' files
 }
 
 func main() {
@@ -80,6 +82,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&only, "only", "", "only these subjects, of "+names(allSubjects))
 	f.StringVar(&loads, "loads", "", "only these loads, of "+names(allLoads))
 	f.BoolVar(&quick, "quick", false, "-rounds 1 -time 500ms: does it work?")
+	f.StringVar(&o.congestion, "congestion", "", "TCP's congestion control, such as reno, instead of the machine's; of bbr, streams show little but its pace")
 	f.StringVar(&o.tunlb, "tunlb", "bin/tunlb", "the tunlb binary, which `make build` makes")
 	f.StringVar(&o.markdown, "o", "", "write the tables as Markdown to this file, too")
 	f.StringVar(&o.json, "json", "", "write every single figure to this file")
@@ -143,7 +146,7 @@ func run(o options) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 
-	r := report{Machine: describeMachine(), Rounds: o.rounds, Seconds: o.time.Seconds()}
+	r := report{Machine: describeMachine(o.congestion), Rounds: o.rounds, Seconds: o.time.Seconds()}
 	var stands []*stand
 	defer func() {
 		for _, s := range stands {

@@ -119,7 +119,7 @@ func measure(ctx context.Context, s *stand, l load, length time.Duration) (got s
 	if err != nil {
 		return got, err
 	}
-	if err := s.end(ctx); err != nil {
+	if err := errors.Join(s.checkWay(), s.end(ctx)); err != nil {
 		return got, err
 	}
 	got = sample{

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +27,7 @@ func TestLoads(t *testing.T) {
 		t.Skip(err)
 	}
 	for _, sub := range allSubjects {
-		if sub.name != "direct" && sub.name != "bare" && sub.name != "bare-router" {
+		if !slices.Contains([]string{"direct", "bare", "bare-router", "bridge", "bare-dr"}, sub.name) {
 			continue
 		}
 		t.Run(sub.name, func(t *testing.T) {

@@ -127,18 +127,18 @@ func (r *report) measured(all []metric) []metric {
 	})
 }
 
-// names are the subjects' that have figures.
-func (r *report) names() []string {
+// names are the subjects' that have figures: the neighbours on a segment, or the others.
+func (r *report) names(segment bool) []string {
 	var out []string
 	for _, s := range allSubjects {
-		if slices.ContainsFunc(r.Samples, func(x sample) bool { return x.Subject == s.name }) {
+		if s.segment == segment && slices.ContainsFunc(r.Samples, func(x sample) bool { return x.Subject == s.name }) {
 			out = append(out, s.name)
 		}
 	}
 	return out
 }
 
-// goal is a figure that tunlb's design promises, and of which tunlb is to reach 0.9.
+// goal is a ratio to another subject that tunlb is to reach, or nearly.
 type goal struct {
 	subject, than string
 	loads         []string
@@ -160,6 +160,20 @@ var goals = []goal{
 	{"tunlb-router", "bare-router", []string{"up", "down", "up8", "down8"}, 1},
 	{"tunlb-router", "bare-router", []string{"kept"}, 1},
 	{"tunlb-router", "bare-router", []string{"new"}, 1},
+	{"dr", "bare-dr", []string{"up", "down", "up8", "down8"}, 1},
+	{"dr", "bare-dr", []string{"kept"}, 1},
+	{"dr", "bare-dr", []string{"new"}, 1},
+}
+
+// directGoals say that a download is the bridge's own, since the answers go past tunlb. Inline they don't.
+var directGoals = []goal{
+	{"dr", "bridge", []string{"down"}, 0.95},
+	{"dr", "bridge", []string{"down8"}, 0.95},
+	{"dr", "bridge", []string{"up", "up8"}, 0.6},
+	{"dr-packet", "bridge", []string{"down"}, 0.95},
+	{"dr-packet", "bridge", []string{"down8"}, 0.95},
+	{"dr-packet", "bridge", []string{"up", "up8"}, 0.6},
+	{"dr-inline", "bridge", []string{"up", "up8"}, 0.6},
 }
 
 const (
@@ -186,8 +200,8 @@ func (r *report) markdown() string {
 	if r.Rounds > 1 {
 		rounds = fmt.Sprintf("medians (least...most) of %d rounds", r.Rounds)
 	}
-	fmt.Fprintf(&b, "%d cores, %s, %s, %s, %s, %s. `%s`: %s of %.3g s a load.\n",
-		m.Cores, m.CPU, m.Memory, m.Kernel, m.Go, m.Date, m.Command, rounds, r.Seconds)
+	fmt.Fprintf(&b, "%d cores, %s, %s, %s, TCP %s, %s, %s. `%s`: %s of %.3g s a load.\n",
+		m.Cores, m.CPU, m.Memory, m.Kernel, m.TCP, m.Go, m.Date, m.Command, rounds, r.Seconds)
 	if m.Busy > 0.05 {
 		fmt.Fprintf(&b, "The machine was not quiet: others used %.0f %% of its CPU time before the start.\n", 100*m.Busy)
 	}
@@ -199,24 +213,35 @@ func (r *report) markdown() string {
 		fmt.Fprintf(&b, "- %s\n", s)
 	}
 	b.WriteString("\nWhat works in the kernel has no CPU figure: soft interrupts are charged to whoever is running.\n")
-	r.table(&b, "Client, subject and server share the cores", rates, nil)
-	r.table(&b, "Ratio to nft, by round", rates, func(string) string { return "nft" })
-	r.table(&b, "Ratio to the bare loop, the routers' to the bare router, by round", rates, bareLoop)
-	r.table(&b, "CPU seconds of the subject's own processes", costs, nil)
-	r.goals(&b)
+	routed, neighbours := r.names(false), r.names(true)
+	all := slices.Concat(routed, neighbours)
+	r.table(&b, "Client, subject and server share the cores", all, rates, nil)
+	r.table(&b, "Ratio to nft, by round", routed, rates, to("nft"))
+	r.table(&b, "Ratio to the bare loop of the same way, by round", all, rates, bareLoop)
+	r.table(&b, "Ratio to the bridge, of those on a segment, by round", neighbours, rates, to("bridge"))
+	r.table(&b, "Ratio to tunlb's NAT over one TUN, of those on a segment, by round", neighbours, rates, to("tunlb"))
+	r.table(&b, "CPU seconds of the subject's own processes", all, costs, nil)
+	r.goals(&b, fmt.Sprintf("tunlb against %.1f of the figures of its design", reach), goals, reach, r.cpuGoal()...)
+	r.goals(&b, "Direct routing against its goals", directGoals, 1)
 	return b.String()
 }
 
 // bareLoop is the subject that shows what the way of the packets alone costs.
-func bareLoop(subject string) string {
-	if strings.HasSuffix(subject, "-router") {
+func bareLoop(name string) string {
+	switch {
+	case slices.ContainsFunc(allSubjects, func(s subject) bool { return s.segment && s.name == name }):
+		return "bare-dr"
+	case strings.HasSuffix(name, "-router"):
 		return "bare-router"
 	}
 	return "bare"
 }
 
+// to compares all subjects with the same one.
+func to(subject string) func(string) string { return func(string) string { return subject } }
+
 // table has a row for each subject: its figures, or, with than, their ratio to another subject's.
-func (r *report) table(b *strings.Builder, title string, all []metric, than func(subject string) string) {
+func (r *report) table(b *strings.Builder, title string, subjects []string, all []metric, than func(subject string) string) {
 	metrics := r.measured(all)
 	rows := [][]string{{""}}
 	for _, m := range metrics {
@@ -226,7 +251,7 @@ func (r *report) table(b *strings.Builder, title string, all []metric, than func
 		}
 		rows[0] = append(rows[0], name)
 	}
-	for _, subject := range r.names() {
+	for _, subject := range subjects {
 		row := []string{subject}
 		for _, m := range metrics {
 			values, form := r.series(m, subject), m.form
@@ -248,9 +273,9 @@ func (r *report) table(b *strings.Builder, title string, all []metric, than func
 	}
 }
 
-// goals compares tunlb with what its design promises.
-func (r *report) goals(b *strings.Builder) {
-	rows := [][]string{{"", "design", "at least", "here", ""}}
+// goals tells which figures, or which part of them, are reached.
+func (r *report) goals(b *strings.Builder, title string, goals []goal, part float64, more ...[]string) {
+	rows := [][]string{{"", "goal", "at least", "here", ""}}
 	for _, g := range goals {
 		var here []float64
 		for _, m := range rates {
@@ -261,20 +286,27 @@ func (r *report) goals(b *strings.Builder) {
 		if median, _, _ := spread(here); !math.IsNaN(median) {
 			rows = append(rows, []string{
 				fmt.Sprintf("%s / %s, %s", g.subject, g.than, strings.Join(g.loads, " ")),
-				fmt.Sprintf("%.2f", g.figure), fmt.Sprintf("%.2f", reach*g.figure), cell("%.2f", here), verdict(median >= reach*g.figure),
+				fmt.Sprintf("%.2f", g.figure), fmt.Sprintf("%.2f", part*g.figure), cell("%.2f", here), verdict(median >= part*g.figure),
 			})
 		}
 	}
-	cpu := append(r.series(costs[0], "tunlb"), r.series(costs[1], "tunlb")...)
-	if median, _, _ := spread(cpu); !math.IsNaN(median) {
-		rows = append(rows, []string{
-			"tunlb, CPU s/GiB, up down", fmt.Sprintf("%.2f", goalCPU), fmt.Sprintf("at most %.2f", goalCPU/reach), cell("%.2f", cpu), verdict(median <= goalCPU/reach),
-		})
-	}
+	rows = append(rows, more...)
 	if len(rows) > 1 {
-		fmt.Fprintf(b, "\ntunlb against %.1f of the figures of its design:\n\n", reach)
+		fmt.Fprintf(b, "\n%s:\n\n", title)
 		writeTable(b, rows)
 	}
+}
+
+// cpuGoal is a row of goals, if there are figures for it.
+func (r *report) cpuGoal() [][]string {
+	cpu := append(r.series(costs[0], "tunlb"), r.series(costs[1], "tunlb")...)
+	median, _, _ := spread(cpu)
+	if math.IsNaN(median) {
+		return nil
+	}
+	return [][]string{{
+		"tunlb, CPU s/GiB, up down", fmt.Sprintf("%.2f", goalCPU), fmt.Sprintf("at most %.2f", goalCPU/reach), cell("%.2f", cpu), verdict(median <= goalCPU/reach),
+	}}
 }
 
 func verdict(reached bool) string {
@@ -289,7 +321,7 @@ func writeTable(b *strings.Builder, rows [][]string) {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, c := range row {
-			widths[i] = max(widths[i], len([]rune(c)))
+			widths[i] = max(widths[i], len([]rune(c)), 3) // of the dashes
 		}
 	}
 	for n, row := range rows {
@@ -307,9 +339,9 @@ func writeTable(b *strings.Builder, rows [][]string) {
 		}
 		for i, width := range widths {
 			if i == 0 {
-				fmt.Fprintf(b, "| %s ", strings.Repeat("-", max(width, 3)))
+				fmt.Fprintf(b, "| %s ", strings.Repeat("-", width))
 			} else {
-				fmt.Fprintf(b, "| %s: ", strings.Repeat("-", max(width-1, 2)))
+				fmt.Fprintf(b, "| %s: ", strings.Repeat("-", width-1))
 			}
 		}
 		b.WriteString("|\n")

@@ -35,18 +35,46 @@ func TestReport(t *testing.T) {
 	for round, speed := range []uint64{1e9, 2e9} {
 		r.Samples = append(r.Samples,
 			sample{Round: round + 1, Subject: "nft", Load: "up", Seconds: 1, Bytes: speed},
-			sample{Round: round + 1, Subject: "tunlb", Load: "up", Seconds: 1, Bytes: speed / 2, CPU: &cpu})
+			sample{Round: round + 1, Subject: "tunlb", Load: "up", Seconds: 1, Bytes: speed / 2, CPU: &cpu},
+			sample{Round: round + 1, Subject: "bridge", Load: "up", Seconds: 1, Bytes: speed * 2},
+			sample{Round: round + 1, Subject: "dr", Load: "up", Seconds: 1, Bytes: speed * 3 / 2, CPU: &cpu},
+			sample{Round: round + 1, Subject: "bare-dr", Load: "up", Seconds: 1, Bytes: speed, CPU: &cpu})
 	}
 	text := r.markdown()
 	for _, want := range []string{
-		"| nft   | 12.0 (8.0...16.0) |",
-		"| tunlb |   6.0 (4.0...8.0) |",
-		"| tunlb | 0.50 (0.50...0.50) |",
+		"| nft     |  12.0 (8.0...16.0) |",
+		"| tunlb   |    6.0 (4.0...8.0) |",
+		"| bridge  | 24.0 (16.0...32.0) |",
+		"| dr      | 18.0 (12.0...24.0) |",
 		"Left out: haproxy: haproxy is not installed.",
-		"| tunlb / nft, up down      |   0.64 |         0.58 | 0.50 (0.50...0.50) | missed |",
+		"| tunlb / nft, up down            | 0.64 |         0.58 | 0.50 (0.50...0.50) |  missed |",
+		"| dr / bridge, up up8 | 0.60 |     0.60 | 0.75 (0.75...0.75) | reached |",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
+	for _, tt := range []struct{ title, want string }{
+		{"Ratio to nft", "tunlb 0.50"},
+		{"Ratio to the bare loop", "bridge 2.00, dr 1.50"},
+		{"Ratio to the bridge", "dr 0.75, bare-dr 0.50"},
+		{"Ratio to tunlb's NAT", "bridge 4.00, dr 3.00, bare-dr 2.00"},
+	} {
+		if got := rowsOf(text, tt.title); got != tt.want {
+			t.Errorf("%s: %s, want %s in\n%s", tt.title, got, tt.want, text)
+		}
+	}
+}
+
+// rowsOf gives the rows of the table with that title, name and median of the first column each.
+func rowsOf(text, title string) string {
+	_, table, _ := strings.Cut(text, "\n"+title)
+	_, table, _ = strings.Cut(table, "-: |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	var rows []string
+	for line := range strings.Lines(table) {
+		fields := strings.Fields(line)
+		rows = append(rows, fields[1]+" "+fields[3])
+	}
+	return strings.Join(rows, ", ")
 }

@@ -20,9 +20,13 @@ import (
 type subject struct {
 	name   string
 	what   string // for the report
-	router bool   // there is no LB box: the subject itself joins client and server
 	start  func(context.Context, *stand, options) error
 	direct bool // the client calls the server, not the VIP
+	tun    bool // it needs /dev/net/tun
+
+	// There is no LB box that routes between client and server:
+	router  bool // the subject itself joins them
+	segment bool // they are neighbours on Ethernet (segment.go)
 }
 
 func (s subject) String() string { return s.name }
@@ -30,12 +34,17 @@ func (s subject) String() string { return s.name }
 var allSubjects = []subject{
 	{name: "direct", what: "plain IPv4 forwarding, no address translated", direct: true, start: startDirect},
 	{name: "nft", what: "the kernel's DNAT with connection tracking", start: startNFT},
-	{name: "tunlb", what: "NAT over one TUN on the box", start: startTunlb},
-	{name: "bare", what: "the same way over one TUN, fixed translation, no table, no checks", start: startBare},
-	{name: "tunlb-router", what: "NAT as a virtual router, a TUN in the client's and in the server's namespace", router: true, start: startTunlbRouter},
-	{name: "bare-router", what: "the bare loop as a virtual router", router: true, start: startBareRouter},
+	{name: "tunlb", what: "NAT over one TUN on the box", tun: true, start: startTunlb},
+	{name: "bare", what: "the same way over one TUN, fixed translation, no table, no checks", tun: true, start: startBare},
+	{name: "tunlb-router", what: "NAT as a virtual router, a TUN in the client's and in the server's namespace", tun: true, router: true, start: startTunlbRouter},
+	{name: "bare-router", what: "the bare loop as a virtual router", tun: true, router: true, start: startBareRouter},
 	{name: "haproxy", what: "mode tcp, its default of a thread per CPU", start: startHAProxy},
 	{name: "nginx", what: "stream, worker_processes auto (one per CPU)", start: startNginx},
+	{name: "bridge", what: "client and server on one segment, the kernel's bridge between them", segment: true, direct: true, start: startBridge},
+	{name: "dr", what: "direct routing over one TAP in that bridge", tun: true, segment: true, start: startDR},
+	{name: "bare-dr", what: "the bare loop over one TAP in the bridge: MACs changed, no table, no checks, no ARP", tun: true, segment: true, start: startBareDR},
+	{name: "dr-packet", what: "direct routing over a packet socket on the LB's interface, which is plugged into the bridge", segment: true, start: startDRPacket},
+	{name: "dr-inline", what: "direct routing between two bridges, over a TAP in each: answers pass it as well", tun: true, segment: true, start: startDRInline},
 }
 
 // missingError says why a subject can't be had on this machine.
@@ -88,6 +97,14 @@ func (s *stand) describe() string {
 	return s.name + ": " + text
 }
 
+// realServer is where the server listens.
+func (s subject) realServer() netip.AddrPort {
+	if s.segment {
+		return neighbour
+	}
+	return server
+}
+
 func setUp(ctx context.Context, sub subject, o options) (_ *stand, err error) {
 	s := &stand{subject: sub, dir: filepath.Join(o.dir, sub.name)}
 	defer func() {
@@ -95,21 +112,29 @@ func setUp(ctx context.Context, sub subject, o options) (_ *stand, err error) {
 			err = errors.Join(err, s.close())
 		}
 	}()
+	if sub.tun {
+		if err := netns.CheckTUN(); err != nil {
+			return nil, missing("%v", err)
+		}
+	}
 	if err := os.Mkdir(s.dir, 0o755); err != nil {
 		return nil, err
 	}
 	if err := s.makeNetwork(); err != nil {
 		return nil, err
 	}
+	if err := s.setCongestion(o.congestion); err != nil {
+		return nil, err
+	}
 	if err := sub.start(ctx, s, o); err != nil {
 		return nil, err
 	}
-	if s.server, err = startChild(s.serveNS, childServer, server.String()); err != nil {
+	if s.server, err = startChild(s.serveNS, childServer, sub.realServer().String()); err != nil {
 		return nil, err
 	}
 	target := vip
 	if sub.direct {
-		target = server
+		target = sub.realServer()
 	}
 	if err := s.awaitWay(ctx, target); err != nil {
 		return nil, err
@@ -130,8 +155,8 @@ func (s *stand) makeNetwork() error {
 		*n.ns = ns
 		s.closers = append(s.closers, ns.Close)
 	}
-	if s.router {
-		return nil // the subject's own devices join the two
+	if s.router || s.segment {
+		return nil // the subject joins the two when it starts
 	}
 	for _, link := range [...][2]netns.End{
 		{{NS: s.clientNS, Name: "eth0", Addresses: []netip.Prefix{clientAddr}}, {NS: s.lb, Name: "outer", Addresses: []netip.Prefix{outerAddr}}},
@@ -146,6 +171,19 @@ func (s *stand) makeNetwork() error {
 		s.serveNS.AddRoute(netns.Route{To: everywhere, Via: innerAddr.Addr()}),
 		s.lb.Sysctl("ipv4/ip_forward", "1"),
 	)
+}
+
+// setCongestion is for all three: proxies send on their own.
+func (s *stand) setCongestion(name string) error {
+	if name == "" {
+		return nil
+	}
+	for _, ns := range [...]*netns.NS{s.clientNS, s.lb, s.serveNS} {
+		if err := ns.Sysctl("ipv4/tcp_congestion_control", name); err != nil {
+			return fmt.Errorf("%w: -congestion takes one of net.ipv4.tcp_allowed_congestion_control, reno always", err)
+		}
+	}
+	return nil
 }
 
 // awaitWay waits until the subject lets a connection through.

@@ -16,13 +16,6 @@ import (
 	"github.com/tunlb/tunlb/stack/kernel"
 )
 
-func checkTUN() error {
-	if err := netns.CheckTUN(); err != nil {
-		return missing("%v", err)
-	}
-	return nil
-}
-
 func startTunlb(ctx context.Context, s *stand, o options) error {
 	return s.runTunlb(ctx, o, fmt.Sprintf("- {name: tunlb0, addresses: [%s]}", tunAddr))
 }
@@ -35,20 +28,21 @@ func startTunlbRouter(ctx context.Context, s *stand, o options) error {
 }
 
 func (s *stand) runTunlb(ctx context.Context, o options, ports string) error {
-	if err := checkTUN(); err != nil {
-		return err
-	}
 	if _, err := os.Stat(o.tunlb); err != nil {
 		return fmt.Errorf("%w: run `make build`, or say -tunlb PATH", err)
 	}
 	s.version = versionOf(o.tunlb, "version")
+	mode := "nat"
+	if s.segment {
+		mode = "dr"
+	}
 	config, err := s.write("tunlb.yaml", fmt.Sprintf(`
 ports:
   %s
 services:
-  - {listen: %s/tcp, mode: nat, scheduler: rr, servers: [%s]}
+  - {listen: %s/tcp, mode: %s, scheduler: rr, servers: [%s]}
 control: {socket: %s/tunlb.sock}
-`, ports, vip, server, s.dir))
+`, ports, vip, mode, s.realServer(), s.dir))
 	if err != nil {
 		return err
 	}
@@ -81,9 +75,6 @@ type bareDevice struct {
 
 // runBare makes the devices and hands their descriptors to the loop, which knows nothing of namespaces.
 func (s *stand) runBare(ctx context.Context, o options, devices ...bareDevice) error {
-	if err := checkTUN(); err != nil {
-		return err
-	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -95,7 +86,7 @@ func (s *stand) runBare(ctx context.Context, o options, devices ...bareDevice) e
 		}
 	}()
 	for _, d := range devices {
-		f, err := openTUN(d.ns, d.state.Device)
+		f, err := openDevice(d.ns, d.state.Device, unix.IFF_TUN)
 		if err != nil {
 			return err
 		}
@@ -113,8 +104,8 @@ func (s *stand) runBare(ctx context.Context, o options, devices ...bareDevice) e
 	return err
 }
 
-// openTUN makes a device with the offloads and the queue length of tunlb's. Its descriptor blocks.
-func openTUN(ns *netns.NS, name string) (f *os.File, err error) {
+// openDevice makes a TUN or a TAP with the offloads and the queue length of tunlb's. Its descriptor blocks.
+func openDevice(ns *netns.NS, name string, kind uint16) (f *os.File, err error) {
 	err = ns.Do(func() error {
 		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -125,7 +116,7 @@ func openTUN(ns *netns.NS, name string) (f *os.File, err error) {
 		if err != nil {
 			return err
 		}
-		ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		ifr.SetUint16(kind | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 			return err
 		}
@@ -142,7 +133,7 @@ func openTUN(ns *netns.NS, name string) (f *os.File, err error) {
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("make TUN %s: %w", name, err)
+		return nil, fmt.Errorf("make device %s: %w", name, err)
 	}
 	return f, nil
 }
