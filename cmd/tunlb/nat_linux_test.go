@@ -271,15 +271,19 @@ func TestInsiders(t *testing.T) {
 	})
 }
 
-// TestBoxToServer: the director itself uses the real servers' services, past tunlb: health checks, say. The answers
-// must not take the way of those to clients.
+// TestBoxToServer: the director itself uses the real servers' services, past tunlb: health checks, say. Their answers
+// must not take the way of those to clients: where the kernel has a socket for a packet it does not forward it.
 func TestBoxToServer(t *testing.T) {
 	offloads(t, func(t *testing.T, off bool) {
 		for _, own := range []bool{false, true} {
 			t.Run(fmt.Sprintf("own-vip=%v", own), func(t *testing.T) {
 				s := openSite(t, labnet.StoryOptions{OwnVIP: own, NoOffload: off}, storyConfig)
 				for _, server := range []string{"192.168.0.10", "2001:db8:c0::10"} {
-					s.transfer("lb", server)
+					if _, name, err := s.fetch("lb", http.MethodGet, "http://"+hostPort(server, 8080)+"/", nil); name != "rs1" {
+						t.Errorf("%s is answered for by %q: %v", server, name, err)
+					}
+				}
+				for _, server := range []string{"192.168.0.10", "2001:db8:c0::10"} {
 					s.datagrams("lb", server)
 					s.ping("lb", server)
 				}

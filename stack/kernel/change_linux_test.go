@@ -28,9 +28,9 @@ func TestMinimalDiff(t *testing.T) {
 	got := log()
 	want := []string{
 		"ip addr add 10.255.0.5/30 dev tunlb0",
-		"ip rule add pref 7420 from 192.168.0.11 ipproto tcp sport 8080 lookup 7474 protocol 174",
+		"ip rule add pref 7441 from 192.168.0.11 ipproto tcp sport 8080 lookup 7474 protocol 174",
 		"ip rule add pref 7430 to 203.0.113.23 lookup 7474 protocol 174",
-		"ip rule del pref 7420 from 192.168.0.10 ipproto tcp sport 8080 lookup 7474 protocol 174",
+		"ip rule del pref 7441 from 192.168.0.10 ipproto tcp sport 8080 lookup 7474 protocol 174",
 	}
 	if slices.Sort(got); !slices.Equal(got, sorted(want)) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(sorted(want), "\n"))

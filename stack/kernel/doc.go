@@ -11,15 +11,15 @@
 //
 //	7410  iif TUN lookup local                     what tunlb writes is for the box
 //	7411  iif TUN goto 7499                        or goes where the box's other rules say: no loops
-//	7420  from RS ipproto tcp sport N lookup 7474  answers of the real servers;
-//	      from RS ipproto udp lookup 7474          UDP as a whole (see Fragments)
 //	7430  to VIP lookup 7474                       a VIP that is not the box's own address; else
 //	      to VIP ipproto tcp dport N lookup 7474   only its services,
-//	      to VIP ipproto udp lookup 7474           UDP as a whole if there is a UDP service,
+//	      to VIP ipproto udp lookup 7474           UDP as a whole if there is a UDP service (see Fragments),
 //	      to VIP ipproto icmp lookup 7474          and ICMP
 //	7431  to MASQUERADE lookup 7474                likewise a gateway's masquerade address; the box's own by
 //	      ... dport FIRST-LAST, UDP and ICMP       its port range, UDP as a whole
 //	7440  lookup local                             only if moved here, see below
+//	7441  from RS ipproto tcp sport N lookup 7474  answers of the real servers, but not those to the box itself;
+//	      from RS ipproto udp lookup 7474          UDP as a whole
 //	7449  iif lo goto 7499                         of the rest nothing that the box itself sends
 //	7450  ipproto icmp lookup 7474                 ICMP errors of the servers and of routers on the way
 //	7461  to INSIDE goto 7499                      gateways: not what stays inside,
@@ -39,9 +39,16 @@
 //
 // Rules see less than tunlb, so more than its flows arrives. It must write these back unchanged, and they go on as
 // if nothing had happened: any UDP from a real server, any ICMP that the box forwards, any UDP and ICMP to a VIP of the box,
-// TCP and ICMP to a masquerade address of the box, and TCP from a real server's service port. The last one matters if
-// the local rule is moved: then the answers to the box's own connections to a server (health checks!) take
-// this way, too.
+// TCP and ICMP to a masquerade address of the box, and TCP from a real server's service port.
+//
+// # What tunlb can't hand back
+//
+// The kernel looks for the socket of a packet before it asks the rules (early demultiplexing: TCP, and UDP if the
+// socket is connected), and forwards no packet that it has found one for. What a socket of the box waits for must
+// never be led to the device: it would not even get there. So 7441 stands behind the local table, or the box's own
+// connections to a server (health checks!) would hang as soon as the local rule is moved. The answers of tunlb's
+// flows are for clients or, where the box or a neighbour of the server is the client, for tunlb's own address: none
+// is for the box. Likewise the ports of a masquerade address of the box must be outside of its ip_local_port_range.
 //
 // # Fragments
 //
@@ -93,6 +100,10 @@
 // bridge that device is a mere port of it. An interface with a packet socket (Foreign) stays as it is.
 //
 // # Limits
+//
+// A connected UDP socket of the box gets no answers if its own address is a VIP with a UDP service or a masquerade
+// address: they are led to the device for the fragments' sake, and see above. If the administrator's local rule stands behind
+// 7440, 7441 and 7450 come first: the box's own connections to the servers' ports hang, and it finds no IPv6 neighbours.
 //
 // A UDP server on the box itself must be bound to its address: rules see no source otherwise. A VIP that is not the box's own
 // must be routed to the box by the network. Two tunlbs in one namespace would lead packets to one device only:

@@ -212,7 +212,7 @@ func TestCrash(t *testing.T) {
 			same(t, "Clean", before, n.box.snapshot("tunlb0"))
 			for _, want := range []string{
 				"ip rule del pref 7431 to 198.51.100.1 ipproto tcp dport 32768-60999 lookup 7474 protocol 174",
-				"ip -6 rule del pref 7420 from fd00::10 ipproto tcp sport 8080 lookup 7474 protocol 174",
+				"ip -6 rule del pref 7441 from fd00::10 ipproto tcp sport 8080 lookup 7474 protocol 174",
 				"ip rule del pref 7480 nop protocol 174",
 				"ip rule del pref 7411 iif tunlb0 goto 7499 protocol 174",
 				"sysctl -w net.ipv4.ip_forward=0",

@@ -121,11 +121,14 @@ func greet(listener net.Listener, ended chan<- struct{}) {
 }
 
 // greeting connects and returns what the other side says.
-func (l *lab) greeting(address string) string {
+func (l *lab) greeting(address string) string { l.t.Helper(); return l.greetingTo(nil, address) }
+
+// greetingTo is greeting with a source of the caller's choice; nil leaves it to the kernel.
+func (l *lab) greetingTo(from net.IP, address string) string {
 	l.t.Helper()
 	var conn net.Conn
 	err := l.inside(func() (err error) {
-		conn, err = (&net.Dialer{Deadline: time.Now().Add(patience)}).Dial("tcp", address)
+		conn, err = (&net.Dialer{Deadline: time.Now().Add(patience), LocalAddr: &net.TCPAddr{IP: from}}).Dial("tcp", address)
 		return err
 	})
 	if err != nil {
@@ -241,6 +244,36 @@ func TestPackets(t *testing.T) {
 				d.wait(t, fmt.Sprintf("udp fragment %s > %s", from.address, from.to))
 			}
 		}
+	}
+}
+
+// TestBoxToServer checks that the box itself can talk to the services of a real server, as health checks do, whichever
+// of its addresses it does that with. The director hands nothing back: it would be in vain, as the kernel does not
+// forward a packet that it has found a socket for, and early demultiplexing has done that.
+func TestBoxToServer(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		t.Run(fmt.Sprintf("own VIP %v", own), func(t *testing.T) {
+			n, s := newNetwork(t), full()
+			s.Gateways = nil
+			n.server.listen("192.168.0.10:8080")
+			n.server.listen("[fd00::10]:8080")
+			sources := map[string][]net.IP{"192.168.0.10": {nil}, "fd00::10": {nil}}
+			if own {
+				n.box.addr("outer", "203.0.113.22/32", "2001:db8:22::22/128")
+				for server, vip := range map[string]string{"192.168.0.10": "203.0.113.22", "fd00::10": "2001:db8:22::22"} {
+					sources[server] = append(sources[server], net.ParseIP(vip))
+				}
+			}
+			apply(t, open(t, n.box), s)
+			direct(n, func(string) bool { return false })
+			for server, list := range sources {
+				for _, from := range list {
+					if got := n.box.greetingTo(from, net.JoinHostPort(server, "8080")); got != "hello\n" {
+						t.Errorf("box (%v) to %s: got %q", from, server, got)
+					}
+				}
+			}
+		})
 	}
 }
 

@@ -20,10 +20,10 @@ const (
 
 	prefDeviceLocal = 7410
 	prefDevice      = 7411
-	prefReplies     = 7420
 	prefVIP         = 7430
 	prefMasquerade  = 7431
 	prefLocal       = 7440
+	prefReplies     = 7441 // behind the local table: the answers to the box itself are none of ours
 	prefBox         = 7449
 	prefErrors      = 7450
 	prefInside      = 7461

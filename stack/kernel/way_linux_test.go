@@ -21,6 +21,8 @@ func TestWays(t *testing.T) {
 		{"ICMP error of the server", query{"192.168.0.10", "198.51.100.2", "inner", icmp, 0, 0}, dev},
 		{"server pings its gateway", query{"192.168.0.10", "192.168.0.100", "inner", icmp, 0, 0}, "local"},
 		{"server to the box", query{"192.168.0.10", "192.168.0.100", "inner", tcp, 40000, 22}, "local"},
+		{"server answers the box", query{"192.168.0.10", "192.168.0.100", "inner", tcp, 8080, 40000}, "local"},
+		{"server answers the box over UDP", query{"192.168.0.10", "192.168.0.100", "inner", udp, 53, 40000}, "local"},
 		{"tunlb has sent to the server", query{"198.51.100.2", "192.168.0.10", dev, tcp, 40000, 8080}, "inner"},
 		{"tunlb has answered the client", query{"203.0.113.22", "198.51.100.2", dev, tcp, 80, 40000}, "outer"},
 		{"tunlb hands a server's packet back", query{"192.168.0.10", "198.51.100.2", dev, icmp, 0, 0}, "outer"},
@@ -35,7 +37,8 @@ func TestWays(t *testing.T) {
 		{"any UDP to the VIP, for fragments", query{"198.51.100.2", "203.0.113.22", "outer", udp, 0, 0}, dev},
 		{"ssh on the VIP answers", query{"203.0.113.22", "198.51.100.2", "", tcp, 22, 40000}, "outer"},
 		{"tunlb hands a ping back to the box", query{"198.51.100.2", "203.0.113.22", dev, icmp, 0, 0}, "local"},
-		{"server answers the box", query{"192.168.0.10", "203.0.113.22", "inner", tcp, 8080, 40000}, dev},
+		{"server answers the box, which has asked with the VIP", query{"192.168.0.10", "203.0.113.22", "inner", tcp, 8080, 40000}, "local"},
+		{"server asks a service from the port of its own", query{"192.168.0.10", "203.0.113.22", "inner", tcp, 8080, 80}, dev},
 	}
 	gateway := []way{
 		{"server opens a connection", query{"192.168.0.10", "198.51.100.2", "inner", tcp, 40000, 443}, dev},
@@ -45,6 +48,8 @@ func TestWays(t *testing.T) {
 		{"the box answers with its inner address", query{"192.168.0.100", "198.51.100.2", "", tcp, 22, 40000}, "outer"},
 		{"tunlb has sent outside", query{"198.51.100.1", "198.51.100.2", dev, tcp, 40000, 443}, "outer"},
 		{"tunlb hands back to the inside", query{"192.168.0.77", "198.51.100.2", dev, tcp, 40000, 443}, "outer"},
+		{"answer of a server to the masquerade address", query{"192.168.0.10", "198.51.100.1", "inner", tcp, 8080, 40000}, dev},
+		{"server answers the box, which has asked with the masquerade address", query{"192.168.0.10", "198.51.100.1", "inner", tcp, 8080, 30000}, "local"},
 		{"answer to the masquerade address", query{"198.51.100.2", "198.51.100.1", "outer", tcp, 443, 40000}, dev},
 		{"ssh on the masquerade address", query{"198.51.100.2", "198.51.100.1", "outer", tcp, 40000, 22}, "local"},
 	}
