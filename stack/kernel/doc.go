@@ -11,6 +11,8 @@
 //
 //	7410  iif TUN lookup local                     what tunlb writes is for the box
 //	7411  iif TUN goto 7499                        or goes where the box's other rules say: no loops
+//	7429  to OWN ipproto udp dport OTHER lookup    where UDP to an address of the box is led away as a whole, those
+//	      local                                    datagrams that show a port of the box's: see below
 //	7430  to VIP lookup 7474                       a VIP that is not the box's own address; else
 //	      to VIP ipproto tcp dport N lookup 7474   only its services,
 //	      to VIP ipproto udp lookup 7474           UDP as a whole if there is a UDP service (see Fragments),
@@ -101,8 +103,7 @@
 //
 // # Limits
 //
-// A connected UDP socket of the box gets no answers if its own address is a VIP with a UDP service or a masquerade
-// address: they are led to the device for the fragments' sake, and see above. If the administrator's local rule stands behind
+// If the administrator's local rule stands behind
 // 7440, 7441 and 7450 come first: the box's own connections to the servers' ports hang, and it finds no IPv6 neighbours.
 //
 // A UDP server on the box itself must be bound to its address: rules see no source otherwise. A VIP that is not the box's own

@@ -20,6 +20,7 @@ const (
 
 	prefDeviceLocal = 7410
 	prefDevice      = 7411
+	prefOtherUDP    = 7429
 	prefVIP         = 7430
 	prefMasquerade  = 7431
 	prefLocal       = 7440
@@ -118,8 +119,15 @@ type planner struct {
 	routes  []object
 	proxies []object
 	rules   []object
+	whole   []datagrams
 	early   bool // some rules must stand before `lookup local`
 	moved   bool // so the kernel's own at 0 gives up its place to ours
+}
+
+// datagrams are what is led to the device of UDP to an address of the box's own.
+type datagrams struct {
+	own  netip.Addr
+	used []ports
 }
 
 // objects are all that is planned, in the order of adding.
@@ -145,6 +153,7 @@ func (s State) plan(family uint8, f facts) planner {
 	for _, g := range s.Gateways {
 		p.gateway(g)
 	}
+	p.otherUDP()
 	// Only a rule that is there can be moved: who deleted it wants it elsewhere.
 	if p.moved = p.early && p.localFirst; p.moved {
 		p.rule(prefLocal, rule{table: unix.RT_TABLE_LOCAL})
@@ -187,6 +196,8 @@ func (p *planner) vip(v VIP) {
 		requests := rule{to: to, proto: s.Proto}
 		if s.Proto != unix.IPPROTO_UDP { // fragments, as above
 			requests.dport = ports{s.Port, s.Port}
+		} else {
+			p.udp(v.Addr, ports{s.Port, s.Port})
 		}
 		p.rule(prefVIP, requests)
 	}
@@ -202,6 +213,7 @@ func (p *planner) gateway(g Gateway) {
 	if p.own(g.Masquerade) {
 		p.rule(prefMasquerade, rule{to: to, proto: unix.IPPROTO_TCP, dport: ports{g.FirstPort, g.LastPort}})
 		p.rule(prefMasquerade, rule{to: to, proto: unix.IPPROTO_UDP}) // fragments, as above
+		p.udp(g.Masquerade, ports{g.FirstPort, g.LastPort})
 		p.beforeLocal(prefMasquerade, g.Masquerade)
 	} else {
 		p.rule(prefMasquerade, rule{to: to})
@@ -219,6 +231,30 @@ func (p *planner) beforeLocal(pref uint32, own netip.Addr) {
 	for _, n := range p.neighbours[own] {
 		if !slices.Contains(p.proxies, object(n)) {
 			p.proxies = append(p.proxies, n)
+		}
+	}
+}
+
+// udp notes which ports of an own address count, where UDP is led to the device as a whole.
+func (p *planner) udp(own netip.Addr, used ports) {
+	i := slices.IndexFunc(p.whole, func(d datagrams) bool { return d.own == own })
+	if i < 0 {
+		i, p.whole = len(p.whole), append(p.whole, datagrams{own: own})
+	}
+	p.whole[i].used = append(p.whole[i].used, used)
+}
+
+// otherUDP leaves to the box the datagrams whose port can be seen and is none of those that count: what a connected
+// socket of the box waits for is lost on the way to the device.
+func (p *planner) otherUDP() {
+	for _, d := range p.whole {
+		slices.SortFunc(d.used, func(a, b ports) int { return int(a.first) - int(b.first) })
+		next := uint16(1)
+		for _, used := range append(d.used, ports{first: 65535}) { // which no rule knows
+			if next < used.first {
+				p.rule(prefOtherUDP, rule{to: single(d.own), proto: unix.IPPROTO_UDP, dport: ports{next, used.first - 1}, table: unix.RT_TABLE_LOCAL})
+			}
+			next = max(next, used.last+1)
 		}
 	}
 }
