@@ -54,7 +54,9 @@ func (t *Table) Handle(m *Message, frame []byte, port uint8, side Side, now time
 			return t.contest(l, m, frame, port, side, now)
 		}
 	}
-	t.hear(m, now)
+	if !t.hear(m, side, now) {
+		return Verdict{Reason: packet.MartianMAC}
+	}
 	if m.Solicits() {
 		if l := t.local[m.Target]; l != nil {
 			return t.asked(l, m, port, side, now)
@@ -71,14 +73,12 @@ func (t *Table) Handle(m *Message, frame []byte, port uint8, side Side, now time
 
 // asked is for a question about an address of ours.
 func (t *Table) asked(l *local, m *Message, port uint8, side Side, now time.Duration) Verdict {
-	if m.Form == Probe {
-		if side == Servers && l.vip {
-			// It may have the VIP: let it find that nobody else does.
-			t.suppressed[Probe]++
-			return Verdict{Reason: packet.Suppressed}
-		}
-		t.conflict(l, m, port, side, now)
+	if m.Form == Probe && side == Servers && l.vip {
+		// It may have the VIP: let it find that nobody else does.
+		t.suppressed[Probe]++
+		return Verdict{Reason: packet.Suppressed}
 	}
+	// Any other probe claims nothing yet, and the answer keeps it from doing so.
 	return t.answer(m, port, now)
 }
 

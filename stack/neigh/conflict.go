@@ -67,27 +67,31 @@ func (t *Table) Conflicts() []Conflict {
 
 // Fix says what to do about it: the commands, and where.
 func (c Conflict) Fix() string {
-	where := "on the host with MAC " + c.MAC.String()
-	if c.Server != "" {
-		where = "on " + c.Server
-	}
-	is4 := c.VIP.Is4()
-	if c.Own || c.Side == Clients || c.Server == "" && c.Form == Probe {
-		return fmt.Sprintf("%s: this address is tunlb's, take it off: ip addr del %s dev IFACE (find it: ip addr show to %s)", where, host(c.VIP), c.VIP)
-	}
-	lo := fmt.Sprintf("ip addr add %s dev lo", host(c.VIP))
-	move := fmt.Sprintf("ip addr del %s dev IFACE (find it: ip addr show to %s)", host(c.VIP), c.VIP)
+	take := fmt.Sprintf("ip addr del %s/PREFIX dev IFACE (both as \"ip addr show to %[1]s\" has them)", c.VIP)
+	where, noServer := "on "+c.Server, c.Own || c.Side == Clients
 	switch {
-	case !is4:
+	case c.Server == "" && noServer:
+		return fmt.Sprintf("on the host with MAC %s: this address is tunlb's, take it off (%s); if that is another load balancer, "+
+			"give one of the two another address", c.MAC, take)
+	case c.Server == "":
+		return fmt.Sprintf("on the host with MAC %s: if it is a real server, %s; if it is another load balancer, "+
+			"give one of the two another address; else take it off: %s", c.MAC, c.onServer(take), take)
+	case noServer:
+		return fmt.Sprintf("%s: this address is tunlb's, take it off: %s", where, take)
+	}
+	return fmt.Sprintf("%s: %s", where, c.onServer(take))
+}
+
+// onServer is the LVS way.
+func (c Conflict) onServer(take string) string {
+	move := fmt.Sprintf("%s, then ip addr add %s dev lo", take, host(c.VIP))
+	if !c.VIP.Is4() {
 		// Linux answers neighbour discovery for the addresses of the interface it comes in by, and asks
 		// with no others: on lo the VIP is silent without a sysctl.
-		return fmt.Sprintf("%s: %s, then %s", where, move, lo)
-	case c.Form == Reply || c.Form == Request:
-		return fmt.Sprintf("%s: sysctl -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2, "+
-			"and have the VIP on lo, not on an interface: %s, then %s", where, move, lo)
+		return "have the VIP on lo: " + move
 	}
-	return fmt.Sprintf("%s: have the VIP on lo, not on an interface: %s, then %s; "+
-		"and sysctl -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2", where, move, lo)
+	return "sysctl -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2; " +
+		"and if the VIP is not on lo: " + move
 }
 
 // host is an address as ip(8) wants a single one.

@@ -114,15 +114,13 @@ func TestFix(t *testing.T) {
 		c        Conflict
 		want, no []string
 	}{
-		{Conflict{VIP: v4, Server: "rs1", Form: Reply}, []string{"on rs1: " + sysctl, "ip addr add 203.0.113.22/32 dev lo", "ip addr del 203.0.113.22/32 dev IFACE"}, nil},
+		{Conflict{VIP: v4, Server: "rs1", Form: Reply}, []string{"on rs1: " + sysctl, "ip addr add 203.0.113.22/32 dev lo", "ip addr del 203.0.113.22/PREFIX dev IFACE"}, nil},
 		{Conflict{VIP: v4, Server: "rs1", Form: Request}, []string{"on rs1: " + sysctl}, nil},
-		{Conflict{VIP: v4, Server: "rs1", Form: Announcement}, []string{"on rs1: have the VIP on lo", sysctl}, nil},
-		{Conflict{VIP: v4, MAC: foreign, Form: Reply}, []string{"on the host with MAC 02:00:00:00:00:66: ", sysctl}, nil},
-		{Conflict{VIP: v4, MAC: foreign, Form: Probe}, []string{"tunlb's, take it off", "ip addr del"}, []string{"dev lo"}},
+		{Conflict{VIP: v4, Server: "rs1", Form: Announcement}, []string{"on rs1: " + sysctl, "if the VIP is not on lo"}, nil},
+		{Conflict{VIP: v4, MAC: foreign, Form: Reply}, []string{"on the host with MAC 02:00:00:00:00:66: ", sysctl, "another load balancer"}, nil},
 		{Conflict{VIP: v4, MAC: foreign, Form: Reply, Side: Clients}, []string{"take it off"}, []string{"sysctl"}},
 		{Conflict{VIP: v4, Server: "rs1", Form: Reply, Own: true}, []string{"on rs1: this address is tunlb's, take it off"}, []string{"sysctl"}},
-		{Conflict{VIP: v6, Server: "rs1", Form: Reply}, []string{"on rs1: ip addr del 2001:db8::22/128 dev IFACE", "then ip addr add 2001:db8::22/128 dev lo"}, []string{"sysctl"}},
-		{Conflict{VIP: v6, Server: "rs1", Form: Probe}, []string{"dev lo"}, []string{"sysctl"}},
+		{Conflict{VIP: v6, Server: "rs1", Form: Reply}, []string{"on rs1: have the VIP on lo: ip addr del 2001:db8::22/PREFIX dev IFACE", "then ip addr add 2001:db8::22/128 dev lo"}, []string{"sysctl"}},
 	} {
 		got := tt.c.Fix()
 		for _, w := range tt.want {

@@ -56,6 +56,22 @@ func (t *Table) Lookup(addr [16]byte, now time.Duration) (packet.MAC, State) {
 	return e.mac, e.state
 }
 
+// Doubtful says whether a neighbour has been asked, and has not answered as fast as stations do: it may be
+// on its way to Failed. Static ones are never.
+func (t *Table) Doubtful(addr [16]byte, now time.Duration) bool {
+	e := t.entries[addr]
+	if e == nil {
+		return false
+	}
+	switch e.state {
+	case Failed:
+		return true
+	case Incomplete, Probing:
+		return e.tries > 1 || e.tries == 1 && now-e.asked >= TickInterval || e.broadcast
+	}
+	return false
+}
+
 // discover begins to ask for a neighbour.
 func (t *Table) discover(addr [16]byte, now time.Duration) State {
 	if t.local[addr] != nil || !unicast(addr) {
@@ -214,15 +230,17 @@ func (t *Table) Tick(now time.Duration) {
 }
 
 // hear lets a message say what it says about neighbours. Only an answer that was asked for is believed;
-// anything else makes us ask at most, first of all the one whom we know.
-func (t *Table) hear(m *Message, now time.Duration) {
+// anything else makes us ask at most, first of all the one whom we know. False: a server's address is
+// claimed from the clients' side, where no server is; nobody else is to believe that either.
+func (t *Table) hear(m *Message, side Side, now time.Duration) bool {
 	addr, mac, ok := m.Claim()
-	if !ok {
-		return
-	}
 	e := t.entries[addr]
-	if e == nil {
-		return
+	switch {
+	case !ok || e == nil:
+		return true
+	case e.server && side == Clients:
+		t.counters.Foreign++
+		return false
 	}
 	answer := m.Form == Reply || m.Form == Announcement
 	answer = answer && t.answers(m, e, now)
@@ -251,6 +269,7 @@ func (t *Table) hear(m *Message, now time.Duration) {
 			t.probe(e, true, now)
 		}
 	}
+	return true
 }
 
 // answers says whether an advertisement answers a request of ours that is still open.
@@ -274,18 +293,12 @@ func (t *Table) learn(m *Message, now time.Duration) {
 	if m.Form != Request || m.MAC.IsZero() {
 		return
 	}
-	e := t.entries[m.Sender]
-	switch {
-	case e == nil:
-		if e = t.addDynamic(m.Sender, false, now); e == nil {
-			return
-		}
-		e.state = Stale
-	case e.state == Incomplete && !e.server:
-		e.state = Stale
-	default:
+	// One that we ask for already is believed when it answers: a question is easily made up.
+	if t.entries[m.Sender] != nil {
 		return
 	}
-	t.bind(e, m.MAC)
-	t.release(e, m.MAC)
+	if e := t.addDynamic(m.Sender, false, now); e != nil {
+		e.state = Stale
+		t.bind(e, m.MAC)
+	}
 }

@@ -251,7 +251,12 @@ func TestLearn(t *testing.T) {
 		addr := f.client.As16()
 		table.Lookup(addr, now) // asked already, and a packet waits
 		table.Hold(addr, []byte{1})
-		handle(t, table, asks(client, f.client, f.vip), Shared, now)
+		// Anybody may ask in its name; it is to answer.
+		handle(t, table, asks(foreign, f.client, f.vip), Shared, now)
+		if h := table.Released(); len(h) != 0 {
+			t.Fatalf("%+v", h)
+		}
+		handle(t, table, replies(client, f.client, tunlb, f.own.Addr()), Shared, now)
 		if h := table.Released(); len(h) != 1 || h[0].MAC != client {
 			t.Fatalf("%+v", h)
 		}
@@ -431,4 +436,45 @@ func TestEviction(t *testing.T) {
 		}
 		checkTable(t, table)
 	})
+}
+
+// Inline no server is on the clients' side: what is said there in a server's name is not believed, not even
+// when we ask for it, and not passed on.
+func TestServerFromClientsSide(t *testing.T) {
+	eachFamily(t, func(t *testing.T, f family) {
+		table := New(config(true), 0)
+		table.Tick(0)
+		drain(table)
+		for _, frame := range [][]byte{
+			replies(foreign, f.rs2, tunlb, f.own.Addr()), announces(foreign, f.rs2), asks(foreign, f.rs2, f.client), asks(foreign, f.rs2, f.vip),
+		} {
+			if v := handle(t, table, frame, Clients, 0); v.Forward || v.Reason != packet.MartianMAC {
+				t.Errorf("%+v for %x", v, frame)
+			}
+		}
+		if m, state := table.Lookup(f.rs2.As16(), 0); state != Incomplete {
+			t.Errorf("rs2 is %v at %v", state, m)
+		}
+		handle(t, table, replies(rs2MAC, f.rs2, tunlb, f.own.Addr()), Servers, 0)
+		expect(t, table, f.rs2.As16(), 0, rs2MAC, Reachable)
+		if !table.IsServer(rs2MAC) || table.IsServer(foreign) {
+			t.Error("IsServer")
+		}
+		checkTable(t, table)
+	})
+}
+
+// TestRouterSolicitation: one in the VIP's name has the server's MAC in it.
+func TestRouterSolicitation(t *testing.T) {
+	table := New(config(true), 0)
+	frame := asks(rs2MAC, families[1].vip, families[1].client)
+	frame[ndType] = 133
+	if Is(frame) || !table.Solicits(frame) {
+		t.Error("not recognised")
+	}
+	frame = asks(rs2MAC, families[1].rs2, families[1].client)
+	frame[ndType] = 133
+	if table.Solicits(frame) || table.Solicits(frame[:ndType]) {
+		t.Error("a server's own")
+	}
 }

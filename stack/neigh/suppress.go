@@ -69,3 +69,22 @@ func (t *Table) answerFor(m *Message, port uint8, now time.Duration) Verdict {
 	f.answer(m, t.mac, e.mac)
 	return Verdict{}
 }
+
+// IsServer says whether a MAC is one that a server has.
+func (t *Table) IsServer(mac packet.MAC) bool {
+	for _, is6 := range [2]bool{false, true} {
+		if e := t.stations[stationKey{mac, is6}]; e != nil && e.server {
+			return true
+		}
+	}
+	return false
+}
+
+// Solicits says whether a frame is a router solicitation in the name of an address of ours. No router asks
+// us, so it is no Message; but it has its sender's MAC in it, and routers believe that (RFC 4861, 6.2.6).
+func (t *Table) Solicits(frame []byte) bool {
+	const routerSolicitation = 133
+	return len(frame) > ndType && be.Uint16(frame[l3-2:]) == packet.EtherIPv6 &&
+		frame[ip6Next] == packet.ProtoICMPv6 && frame[ndType] == routerSolicitation &&
+		t.local[[16]byte(frame[ip6Src:])] != nil
+}

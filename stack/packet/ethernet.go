@@ -61,9 +61,10 @@ func (m MAC) IsZero() bool { return m == MAC{} }
 func (m MAC) IsGroup() bool { return m[0]&1 != 0 }
 
 // IsLinkControl says whether frames to it are for the neighbouring bridge only and no bridge passes
-// them on: 01-80-C2-00-00-0x (IEEE 802.1D, table 7-10), such as spanning tree's.
+// them on: 01-80-C2-00-00-01 to 0F (IEEE 802.1D, table 7-10). The first of that range is spanning tree's;
+// bridges that take no part in it, as we don't, pass it on, or those on both sides could not find a loop.
 func (m MAC) IsLinkControl() bool {
-	return [5]byte(m[:]) == [5]byte{0x01, 0x80, 0xc2, 0, 0} && m[5]&0xf0 == 0
+	return [5]byte(m[:]) == [5]byte{0x01, 0x80, 0xc2, 0, 0} && 0 < m[5] && m[5] < 16
 }
 
 // Ethernet is the header of a frame on an Ethernet port.

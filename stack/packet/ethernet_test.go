@@ -117,6 +117,9 @@ func TestMAC(t *testing.T) {
 	if !packet.Broadcast.IsGroup() || packet.Broadcast.IsLinkControl() || !(packet.MAC{}).IsZero() {
 		t.Error("broadcast, zero")
 	}
+	if (packet.MAC{1, 0x80, 0xc2}).IsLinkControl() {
+		t.Error("spanning tree goes through who takes no part in it")
+	}
 	if lldp := (packet.MAC{1, 0x80, 0xc2, 0, 0, 14}); !lldp.IsLinkControl() || !lldp.IsGroup() {
 		t.Error("LLDP's group is the link's")
 	}

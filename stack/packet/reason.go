@@ -57,6 +57,7 @@ const (
 	Loop        // our own frame has come back
 	OtherHost   // addressed to another station, or to all, and this port switches nothing
 	Suppressed  // a server's claim to a VIP
+	MartianMAC  // a server's MAC or claim from the clients' side, where no server is
 	Unresolved  // the next hop does not answer, or its queue is full
 
 	reasonCount
@@ -109,6 +110,7 @@ var reasonNames = [reasonCount]string{
 	Loop:                "loop",
 	OtherHost:           "other-host",
 	Suppressed:          "suppressed",
+	MartianMAC:          "martian-mac",
 	Unresolved:          "unresolved",
 }
 
