@@ -20,7 +20,7 @@ func newICMPLimit() *rate.Limiter { return rate.NewLimiter(icmpPerSecond, icmpBu
 // has to tell. The packet is still as it came.
 func (l *lane) reject(v *packet.View, r packet.Reason) {
 	var kind packet.ErrorKind
-	own, mtu := l.own(v.Tuple.Dst), 0
+	own, mtu := l.own(v.Tuple.Src), 0
 	switch r {
 	case packet.NoServer:
 		// As IPVS does, for TCP too, and from the VIP: the client is refused at once.
@@ -30,7 +30,12 @@ func (l *lane) reject(v *packet.View, r packet.Reason) {
 	case packet.NoRoute:
 		kind = packet.NetUnreachable
 	case packet.TooBig:
-		kind, mtu = packet.FragmentationNeeded, l.engine.lanes[l.out.port].mtu
+		kind, mtu = packet.FragmentationNeeded, int(l.engine.lanes[l.out.port].mtu.Load())
+	case packet.Unresolved:
+		if l.out.asIs {
+			return // its server is down, and the next try goes to another
+		}
+		kind = packet.HostUnreachable
 	default:
 		return
 	}

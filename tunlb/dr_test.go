@@ -90,12 +90,8 @@ func newSwitch(t testing.TB, edit ...func(*Options, *Config)) *rig {
 
 // settled lets the announcements of the start go, and asks for nothing more.
 func settled(r *rig) *rig {
-	clock := &sender{tx: r.e.ownTx}
 	for range 20 {
-		r.now += 250 * time.Millisecond
-		for _, s := range r.e.segments {
-			s.tick(clock)
-		}
+		r.tick(0)
 	}
 	for _, p := range r.ports {
 		p.take()
@@ -159,11 +155,11 @@ func (r *rig) learn(a netip.Addr, mac packet.MAC) {
 	if len(r.send(0, 0, pt.Ask(mac, a, own))) == 0 {
 		r.t.Fatal("no answer; drops: ", r.e.Drops())
 	}
-	for _, s := range r.e.segments { // one that was asked for in vain is believed when it answers
-		if _, state := s.neigh.Lookup(a.As16(), r.now); state == neigh.Failed || state == neigh.Incomplete {
-			r.send(0, 0, pt.Tell(mac, macOwn, a, own))
-		}
+	for _, s := range r.e.segments {
+		s.neigh.Lookup(a.As16(), r.now) // asks, and is answered
+		s.collectLocked(&sender{tx: r.e.ownTx})
 	}
+	r.send(0, 0, pt.Tell(mac, macOwn, a, own))
 }
 
 // conns lists the connections.
@@ -321,8 +317,10 @@ func TestSwitch(t *testing.T) {
 		for _, group := range []packet.MAC{packet.Broadcast, {0x33, 0x33, 0, 0, 0, 0xfb}, {1, 0, 0x5e, 0, 0, 0xfb}} {
 			r.one(0, 1, packet.AppendEthernet(nil, pt.UDP(t, at(n.client, 1), at(n.rs1, 2)), group, macClient))
 		}
-		// Of the link between two bridges; from nobody; our own come back.
-		r.dropped(0, packet.AppendEthernet(nil, pt.UDP(t, at(n.client, 1), at(n.rs1, 2)), packet.MAC{1, 0x80, 0xc2}, macClient), packet.LinkLocal)
+		// Of the link between two bridges, but for the spanning tree's, which we are no part of; from nobody;
+		// our own come back.
+		r.one(0, 1, packet.AppendEthernet(nil, pt.UDP(t, at(n.client, 1), at(n.rs1, 2)), packet.MAC{1, 0x80, 0xc2}, macClient))
+		r.dropped(0, packet.AppendEthernet(nil, pt.UDP(t, at(n.client, 1), at(n.rs1, 2)), packet.MAC{1, 0x80, 0xc2, 0, 0, 2}, macClient), packet.LinkLocal)
 		for _, from := range []packet.MAC{{}, packet.Broadcast, {1, 0, 0x5e, 0, 0, 1}} {
 			r.dropped(0, packet.AppendEthernet(nil, pt.UDP(t, at(n.client, 1), at(n.rs1, 2)), macRS[0], from), packet.BadEthernet)
 		}

@@ -106,7 +106,7 @@ type Engine struct {
 
 // expirePeriod is how often idle flows are looked for; expireBatch bounds how long mu is held for it.
 const (
-	expirePeriod = 250 * time.Millisecond
+	expirePeriod = neigh.TickInterval
 	expireBatch  = 512
 )
 
@@ -130,6 +130,7 @@ func New(opts Options, cfg Config) (*Engine, error) {
 		e.lanes = append(e.lanes, newLane(e, uint8(i), a, len(opts.Attachments)))
 	}
 	e.segments = newSegments(e)
+	e.refreshMTU()
 	e.ownTx = make([]traffic, len(e.lanes))
 	host, err := stack.NewHost(stack.HostConfig{
 		Name:   "vip",
@@ -176,6 +177,7 @@ func (e *Engine) Apply(cfg Config) error {
 	for _, s := range e.segments {
 		s.applyLocked(cfg)
 	}
+	e.reachLocked()
 	return nil
 }
 
@@ -264,15 +266,42 @@ func (e *Engine) expireLoop(ctx context.Context) {
 	defer tick.Stop()
 	clock := &sender{tx: e.ownTx}
 	for {
-		for _, s := range e.segments {
-			s.tick(clock)
-		}
+		e.tickSegments(clock)
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 			e.expire()
 		}
+	}
+}
+
+// tickSegments does what time brings on the segments, and everywhere the MTU, which people change.
+func (e *Engine) tickSegments(clock *sender) {
+	e.refreshMTU()
+	for _, s := range e.segments {
+		s.tick(clock)
+	}
+	if len(e.segments) > 0 {
+		e.mu.Lock()
+		e.reachLocked()
+		e.mu.Unlock()
+	}
+}
+
+// refreshMTU asks the ports.
+func (e *Engine) refreshMTU() {
+	for _, l := range e.lanes {
+		l.portMTU.Store(int32(l.Port.MTU()))
+	}
+	for _, l := range e.lanes {
+		mtu := l.portMTU.Load()
+		if l.segment != nil {
+			for _, p := range l.segment.ports {
+				mtu = min(mtu, p.portMTU.Load())
+			}
+		}
+		l.mtu.Store(mtu)
 	}
 }
 

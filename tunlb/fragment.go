@@ -191,8 +191,13 @@ func (l *lane) sendWaiting() {
 		r := l.view.ParseOn(l.link, frame)
 		if r == packet.None {
 			l.engine.mu.Lock()
-			l.count(&l.view)
+			if r = l.resolveLocked(&l.view); r == packet.None {
+				l.count(&l.view)
+			}
 			l.engine.mu.Unlock()
+			l.flush(l.engine)
+		}
+		if r == packet.None {
 			r = l.send(&l.view)
 		}
 		if r != packet.None {

@@ -32,5 +32,5 @@ func (e *Engine) sendFromHost(frame []byte) packet.Reason {
 		return to.write(frame)
 	}
 	hop, _ := w.hop(v.Tuple.Dst)
-	return to.segment.transmit(&sender{tx: e.ownTx}, packet.AppendEthernet(nil, frame, packet.MAC{}, packet.MAC{}), hop)
+	return to.segment.transmitFromHost(packet.AppendEthernet(nil, frame, packet.MAC{}, packet.MAC{}), hop)
 }

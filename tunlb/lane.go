@@ -23,6 +23,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"sync/atomic"
 
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/packet"
@@ -48,8 +49,10 @@ type verdict struct {
 	edit   packet.Edit
 
 	// asIs is direct routing: nothing of the packet is touched, it goes to the station that has hop.
-	asIs bool
-	hop  [16]byte
+	asIs   bool
+	hop    [16]byte // valid if asIs, or if port is a segment's, see resolveLocked; so are
+	mac    packet.MAC
+	target target
 
 	// server is who the packet is counted for, nil if no service's; reply is its direction.
 	server *policy.Server
@@ -61,10 +64,11 @@ type lane struct {
 	Attachment
 	engine  *Engine
 	id      uint8
-	home    uint8       // the port that routes and flows name: its own, or the first of its segment
-	link    packet.Link // what its frames start with
-	segment *segment    // nil on an IP port
-	mtu     int
+	home    uint8        // the port that routes and flows name: its own, or the first of its segment
+	link    packet.Link  // what its frames start with
+	segment *segment     // nil on an IP port
+	portMTU atomic.Int32 // the port's
+	mtu     atomic.Int32 // of the link: on a segment the least of its ports'
 	view    packet.View
 	out     verdict
 	buf     []byte
@@ -87,17 +91,6 @@ func (t *traffic) add(v *packet.View) {
 	t.Bytes += uint64(v.PacketLen())
 }
 
-// addFrame counts an Ethernet frame, which need not be an IP packet.
-func (t *traffic) addFrame(frame []byte) {
-	h := packet.DecodeVnet(frame)
-	packets, n := 1, len(frame)-packet.VnetLen-packet.EthernetLen
-	if h.GSOSize > 0 {
-		packets = max(1, (len(frame)-packet.VnetLen-int(h.HdrLen)+int(h.GSOSize)-1)/int(h.GSOSize))
-	}
-	t.Packets += uint64(packets)
-	t.Bytes += uint64(max(0, n))
-}
-
 func newLane(e *Engine, id uint8, a Attachment, ports int) *lane {
 	return &lane{
 		Attachment: a,
@@ -105,19 +98,21 @@ func newLane(e *Engine, id uint8, a Attachment, ports int) *lane {
 		id:         id,
 		home:       id,
 		link:       a.Port.Link(),
-		mtu:        a.Port.MTU(),
 		buf:        make([]byte, packet.BufferSize),
 		answer:     make([]byte, 0, 2048),
 		sender:     sender{tx: make([]traffic, ports)},
 	}
 }
 
-// own returns tunlb's own address on this link in the family of like, or the zero Addr.
-func (l *lane) own(like [16]byte) netip.Addr {
-	is4 := packet.Addr(like).Is4()
-	for _, a := range l.Own {
-		if a.Is4() == is4 {
-			return a
+// own returns tunlb's own address to speak from to another of this link, or the zero Addr.
+func (l *lane) own(to [16]byte) netip.Addr {
+	a := packet.Addr(to)
+	if l.segment != nil {
+		return l.segment.source(a)
+	}
+	for _, own := range l.Own {
+		if own.Is4() == a.Is4() {
+			return own
 		}
 	}
 	return netip.Addr{}
@@ -152,11 +147,16 @@ func (l *lane) handle(frame []byte) {
 	if r == packet.None {
 		e.mu.Lock()
 		l.rx.add(v)
-		r = l.decide(v, e.tick())
+		if r = l.decide(v, e.tick()); r == packet.None {
+			r = l.resolveLocked(v)
+		}
 		if r == packet.None {
 			l.count(v)
 		}
 		e.mu.Unlock()
+		if len(l.outbox) > 0 {
+			l.flush(e)
+		}
 	}
 	if r == packet.None {
 		r = l.send(v)
@@ -230,6 +230,11 @@ func (l *lane) revalidate(f *flow.Flow, dir flow.Direction, v *packet.View) (*fl
 	}
 	srv := e.services.Server(f.Server())
 	switch {
+	case srv != nil && srv.Unreachable && dir == flow.Forward && (v.Tuple.Proto == packet.ProtoUDP || !f.Assured()):
+		// Nothing is lost by trying another server: a client that sends its SYN or its query once more
+		// would keep the flow to this one alive.
+		e.flows.Delete(f)
+		return nil, nil, packet.None
 	case srv != nil && !srv.Deleted:
 		return f, srv, packet.None
 	case dir == flow.Reverse:
@@ -257,7 +262,7 @@ func (l *lane) track(f *flow.Flow, srv *policy.Server, dir flow.Direction, v *pa
 func (l *lane) count(v *packet.View) {
 	switch l.out.exit {
 	case exitPort:
-		if l.engine.lanes[l.out.port].segment == nil { // on a segment the next hop's port is still to be found
+		if l.engine.lanes[l.out.port].segment == nil { // resolveLocked has counted the others
 			l.tx[l.out.port].add(v)
 		}
 	case exitBack:
@@ -302,7 +307,7 @@ func (l *lane) forward(v *packet.View, to *lane) packet.Reason {
 	if v.TTL <= 1 && !asIs {
 		return packet.TTLExceeded
 	}
-	tooBig := v.SegmentLen() > to.mtu
+	tooBig := v.SegmentLen() > int(to.mtu.Load())
 	if tooBig && v.DontFragment {
 		return packet.TooBig
 	}
@@ -316,22 +321,16 @@ func (l *lane) forward(v *packet.View, to *lane) packet.Reason {
 	if !to.Kernel && !asIs {
 		v.DecrementTTL()
 	}
-	hop := l.out.hop
-	if !asIs && to.segment != nil {
-		var ok bool
-		if hop, ok = l.engine.world.Load().hop(v.Tuple.Dst); !ok {
-			return packet.NoRoute
-		}
-	}
 	if tooBig {
-		return l.emitPieces(v.Frame, to, hop)
+		return l.emitPieces(v.Frame, to)
 	}
-	return l.emit(v.Frame, to, hop)
+	return l.emit(v.Frame, to)
 }
 
 // emit writes a frame of this lane's kind to a port of any kind: on an IP port as it is, on an Ethernet
-// port to hop. What changes the kind is copied, which only a director between both has to pay for.
-func (l *lane) emit(frame []byte, to *lane, hop [16]byte) packet.Reason {
+// port to the verdict's station. What gets a header in front is copied, which only a director between both
+// kinds has to pay for.
+func (l *lane) emit(frame []byte, to *lane) packet.Reason {
 	switch {
 	case to.segment != nil && l.segment == nil:
 		l.convert = packet.AppendEthernet(l.convert[:0], frame, packet.MAC{}, packet.MAC{})
@@ -340,17 +339,17 @@ func (l *lane) emit(frame []byte, to *lane, hop [16]byte) packet.Reason {
 		frame = packet.StripEthernet(frame)
 	}
 	if to.segment != nil {
-		return to.segment.transmit(&l.sender, frame, hop)
+		return to.segment.transmit(&l.sender, frame, l.out.hop, l.out.mac, l.out.target)
 	}
 	return to.write(frame)
 }
 
 // emitPieces is emit for a packet that is longer than the MTU and may be fragmented.
-func (l *lane) emitPieces(frame []byte, to *lane, hop [16]byte) packet.Reason {
+func (l *lane) emitPieces(frame []byte, to *lane) packet.Reason {
 	r := packet.None
 	err := packet.Segment(l.link, frame, func(frame []byte) error {
-		return packet.Fragment(l.link, frame, to.mtu, func(frame []byte) error {
-			if r = l.emit(frame, to, hop); r != packet.None {
+		return packet.Fragment(l.link, frame, int(to.mtu.Load()), func(frame []byte) error {
+			if r = l.emit(frame, to); r != packet.None {
 				return errNotSent
 			}
 			return nil

@@ -15,6 +15,10 @@ type SegmentStatus struct {
 	MAC        packet.MAC        `json:"mac"` // tunlb's own
 	Own        []netip.Addr      `json:"own"`
 	Stations   int               `json:"stations"` // MACs heard of late
+	Moves      uint64            `json:"moves"`    // stations heard at another port than before
+	Loops      uint64            `json:"loops"`    // frames of tunlb's own that came back
+	Foreign    uint64            `json:"foreign"`  // claims to a neighbour's address by another MAC; not believed
+	Pinned     uint64            `json:"pinned"`   // the same where the MAC is configured
 	Neighbours []NeighbourStatus `json:"neighbours"`
 	Suppressed map[string]uint64 `json:"suppressed"` // servers' claims to VIPs, by kind of message
 	Conflicts  []ConflictStatus  `json:"conflicts,omitempty"`
@@ -53,7 +57,9 @@ func sideName(s neigh.Side) string {
 // statusLocked takes a snapshot.
 func (s *segment) statusLocked() SegmentStatus {
 	now := s.engine.now()
-	out := SegmentStatus{MAC: s.mac, Stations: len(s.stations), Neighbours: []NeighbourStatus{}, Suppressed: map[string]uint64{}}
+	counters := s.neigh.Counters()
+	out := SegmentStatus{MAC: s.mac, Stations: len(s.stations), Moves: s.moves, Loops: s.loops,
+		Foreign: counters.Foreign, Pinned: counters.Pinned, Neighbours: []NeighbourStatus{}, Suppressed: map[string]uint64{}}
 	for _, l := range s.ports {
 		out.Ports = append(out.Ports, l.Port.Name())
 		out.Own = append(out.Own, l.Own...)
@@ -82,19 +88,35 @@ func (s *segment) statusLocked() SegmentStatus {
 	return out
 }
 
-// reachLocked has the schedulers avoid the servers of the segment that do not answer for their address.
-func (s *segment) reachLocked() {
-	for _, svc := range s.engine.services.Services() {
-		if svc.Mode != policy.DR {
-			continue
+// reachLocked has the schedulers avoid the servers that do not answer for their address: those that have
+// failed, and, as long as a service has others, those that are about to.
+func (e *Engine) reachLocked() {
+	now := e.now()
+	for _, svc := range e.services.Services() {
+		sure := false
+		for _, srv := range svc.Servers {
+			failed, doubtful := e.reachedLocked(srv, now)
+			srv.Unreachable = failed
+			sure = sure || srv.Weight > 0 && !failed && !doubtful
 		}
 		for _, srv := range svc.Servers {
-			if addr := srv.Address.Addr().As16(); s.reaches(addr) {
-				_, state := s.neigh.Lookup(addr, s.engine.now())
-				srv.Unreachable = state == neigh.Failed
+			if _, doubtful := e.reachedLocked(srv, now); doubtful && sure {
+				srv.Unreachable = true
 			}
 		}
 	}
+}
+
+// reachedLocked asks the segment that a server is on, if it is on one.
+func (e *Engine) reachedLocked(srv *policy.Server, now time.Duration) (failed, doubtful bool) {
+	addr := srv.Address.Addr().As16()
+	for _, s := range e.segments {
+		if s.reaches(addr) {
+			_, state := s.neigh.Lookup(addr, now)
+			return state == neigh.Failed, s.neigh.Doubtful(addr, now)
+		}
+	}
+	return false, false
 }
 
 // passingLocked finds the directly routed servers of the segment whose answers have begun to pass, as
@@ -112,6 +134,38 @@ func (s *segment) passingLocked() (found [][2]string) {
 		}
 	}
 	return found
+}
+
+// loopLocked says, once a minute, whether there are signs of a loop between the ports.
+func (s *segment) loopLocked(now time.Duration) bool {
+	const many, again = 200, time.Minute
+	if signs := s.moves + s.loops; signs-s.told.signs < many || s.told.at > 0 && now-s.told.at < again {
+		if s.told.at == 0 || now-s.told.at >= again {
+			s.told.signs = signs // a few a tick are stations that do move
+		}
+		return false
+	}
+	s.told.signs, s.told.at = s.moves+s.loops, now
+	return true
+}
+
+// tell logs what a tick has found.
+func (s *segment) tell(events []neigh.Event, passing [][2]string, loop bool) {
+	for _, ev := range events {
+		s.log(ev)
+	}
+	for _, names := range passing {
+		s.engine.log.Info().Str("event", "answers-pass").Str("service", names[0]).Str("server", names[1]).
+			Msg("this server's replies pass the LB: it is the server's gateway; with another one they would take the short way")
+	}
+	if loop {
+		var ports []string
+		for _, l := range s.ports {
+			ports = append(ports, l.Port.Name())
+		}
+		s.engine.log.Error().Str("event", "loop").Strs("ports", ports).
+			Msg("stations move from port to port, or our own frames come back: something joins what these ports lead to (see `bridge link`)")
+	}
 }
 
 // log tells people what the neighbour table has found out.

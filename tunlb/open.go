@@ -64,23 +64,18 @@ func (l *lane) openService(w *world, svc *policy.Service, v *packet.View, now fl
 		return nil, nil, packet.NoRoute
 	}
 	to := e.lanes[out]
+	if svc.Mode == policy.DR && to.segment == nil {
+		return nil, nil, packet.NoRoute // there is no MAC to send it to
+	}
+	translate := svc.Mode == policy.FullNAT || svc.Mode == policy.NAT && w.wouldBypass(l, to, v.Tuple.Src, server)
 	var f *flow.Flow
-	err := flow.ErrCollision
-	switch {
-	case svc.Mode == policy.DR:
-		if to.segment == nil {
-			return nil, nil, packet.NoRoute // there is no MAC to send it to
-		}
-		if f, err = e.flows.Insert(v.Tuple, v.Tuple, now); err == nil {
-			f.SetOneWay()
-		}
-	case svc.Mode == policy.FullNAT || w.wouldBypass(l, to, v.Tuple.Src, server):
-	default:
+	var err error
+	if !translate {
 		f, err = e.flows.Insert(v.Tuple, plan(svc.Mode, v.Tuple, srv.Address, netip.Addr{}), now)
 	}
 	// One client port can reach two VIPs that share a server: the second such connection is told
 	// from the first by another source, as those are whose answers would bypass us.
-	if errors.Is(err, flow.ErrCollision) && svc.Mode != policy.DR {
+	if translate || svc.Mode != policy.DR && errors.Is(err, flow.ErrCollision) {
 		own := to.own(server)
 		if !own.IsValid() {
 			return nil, nil, packet.NoSource
@@ -89,6 +84,9 @@ func (l *lane) openService(w *world, svc *policy.Service, v *packet.View, now fl
 	}
 	if err != nil {
 		return nil, nil, refusal(err)
+	}
+	if svc.Mode == policy.DR {
+		f.SetOneWay()
 	}
 	f.SetServer(srv.ID)
 	f.SetExit(flow.Forward, out)

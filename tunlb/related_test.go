@@ -49,7 +49,7 @@ func TestTTL(t *testing.T) {
 func TestMTU(t *testing.T) {
 	each(t, func(t *testing.T, f family) {
 		r := newRouter(t)
-		r.e.lanes[1].mtu = 1400
+		r.e.lanes[1].mtu.Store(1400)
 		client, vip := at(f.client, 40000), at(f.vip, 80)
 		gw := f.outer.Addr().Next()
 		r.one(0, 1, pt.TCP(t, client, vip, syn))
@@ -139,7 +139,7 @@ func TestGroups(t *testing.T) {
 func TestBigWithoutDF(t *testing.T) {
 	f := families[0]
 	r := newRouter(t)
-	r.e.lanes[1].mtu = 1400
+	r.e.lanes[1].mtu.Store(1400)
 	client, vip := at(f.client, 40000), at(f.vip, 80)
 	r.one(0, 1, pt.TCP(t, client, vip, syn))
 	if n := len(r.send(0, 1, pt.TCP(t, client, vip, ack(), pt.PayloadLen(4*1420), pt.GSO(1420)))); n != 8 {

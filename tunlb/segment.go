@@ -21,6 +21,15 @@ type segment struct {
 	stations stations
 	aged     time.Duration   // when the stations were last gone through
 	passing  map[uint32]bool // servers, by ID, whose answers have been told to pass
+	own      []netip.Prefix  // tunlb's own addresses, with the length of their network's prefix
+
+	// Signs of a loop between the ports: stations that have moved from one to another, and frames of our
+	// own that came back. told is how many there were, and when, at the last word about it.
+	moves, loops uint64
+	told         struct {
+		signs uint64
+		at    time.Duration
+	}
 }
 
 // sender is whoever writes to segments: a lane, the host, the clock. Its fields belong to its goroutine,
@@ -32,16 +41,16 @@ type sender struct {
 
 // target says by which ports of a segment a frame leaves.
 type target struct {
-	only       *lane // nil: all ports
-	except     *lane // but this one
-	clientSide bool  // and but those that servers are behind
+	only   *lane      // nil: all ports
+	except *lane      // but this one
+	side   neigh.Side // unless Shared: only those of this side
 }
 
 func (t target) has(p *lane) bool {
 	if t.only != nil {
 		return p == t.only
 	}
-	return p != t.except && !(t.clientSide && p.Side == neigh.Servers)
+	return p != t.except && (t.side == neigh.Shared || t.side == p.Side)
 }
 
 // letter is a frame to be written once the lock is released.
@@ -78,6 +87,13 @@ func newSegments(e *Engine) (segments []*segment) {
 		}
 		s.ports = append(s.ports, l)
 		l.segment, l.home = s, s.ports[0].id
+		for _, own := range l.Own {
+			for _, p := range l.Subnets {
+				if p.Contains(own) {
+					s.own = append(s.own, netip.PrefixFrom(own, p.Bits()))
+				}
+			}
+		}
 	}
 	return segments
 }
@@ -85,23 +101,19 @@ func newSegments(e *Engine) (segments []*segment) {
 // neighConfig is what the segment's neighbour table has to know of a configuration. The VIPs that are
 // answered for are those that somebody on the segment may ask for.
 func (s *segment) neighConfig(cfg Config) neigh.Config {
-	c := neigh.Config{MAC: s.mac, Inline: len(s.ports) > 1, Heard: s.stations.heard}
-	for _, l := range s.ports {
-		for _, own := range l.Own {
-			for _, p := range l.Subnets {
-				if p.Contains(own) {
-					c.Own = append(c.Own, netip.PrefixFrom(own, p.Bits()))
-				}
-			}
+	c := neigh.Config{MAC: s.mac, Inline: len(s.ports) > 1, Heard: s.stations.heard, Own: s.own}
+	for _, g := range cfg.Gateways {
+		if s.reaches(g.Masquerade.As16()) {
+			c.VIPs = append(c.VIPs, g.Masquerade) // answered for, and never asked from
 		}
 	}
 	for _, svc := range cfg.Services {
 		direct := false
 		for _, srv := range svc.Servers {
-			if svc.Mode != policy.DR || !s.reaches(srv.Address.Addr().As16()) {
+			if !s.reaches(srv.Address.Addr().As16()) {
 				continue
 			}
-			direct = true
+			direct = direct || svc.Mode == policy.DR
 			c.Servers = append(c.Servers, neigh.Server{Name: srv.Name, Addr: srv.Address.Addr(), MAC: packet.MAC(srv.MAC)})
 		}
 		vip := svc.Listen.Addr()
@@ -122,7 +134,24 @@ func (s *segment) applyLocked(cfg Config) {
 			s.neigh.Lookup(r.Router.As16(), now)
 		}
 	}
-	s.reachLocked()
+	for id := range s.passing { // an ID may be another server's by now
+		if srv := s.engine.services.Server(id); srv == nil || srv.Stats.OutPackets == 0 {
+			delete(s.passing, id)
+		}
+	}
+}
+
+// source is tunlb's own address to speak to a from: one of the same network, if there is one.
+func (s *segment) source(a netip.Addr) (own netip.Addr) {
+	for _, p := range s.own {
+		switch {
+		case p.Contains(a):
+			return p.Addr()
+		case p.Addr().Is4() == a.Is4() && !own.IsValid():
+			own = p.Addr()
+		}
+	}
+	return own
 }
 
 // reaches says whether an address is one of the segment's own network.
@@ -149,7 +178,7 @@ func (s *segment) discover(l *lane, frame []byte, now time.Duration) (r packet.R
 
 // switchLocked finds the ports for a frame to dst and counts what will be written. A segment behind one
 // port has nothing to switch.
-func (s *segment) switchLocked(from *lane, dst packet.MAC, frame []byte) (t target, r packet.Reason) {
+func (s *segment) switchLocked(from *lane, dst packet.MAC, n traffic, longest int) (t target, r packet.Reason) {
 	switch {
 	case len(s.ports) == 1:
 		return t, packet.OtherHost
@@ -160,7 +189,14 @@ func (s *segment) switchLocked(from *lane, dst packet.MAC, frame []byte) (t targ
 	if t.only == from {
 		return t, packet.OtherHost // its station hears it where it is
 	}
-	s.countLocked(&from.sender, t, frame)
+	const vlanTag = 4
+	for _, p := range s.ports {
+		// Stations behind another port may send longer frames: a bridge drops them, too.
+		if t.has(p) && longest > int(p.portMTU.Load())+vlanTag {
+			return t, packet.TooBig
+		}
+	}
+	s.countLocked(&from.sender, t, n)
 	return t, packet.None
 }
 
@@ -175,17 +211,31 @@ func (s *segment) locateLocked(mac packet.MAC) *lane {
 	return nil
 }
 
-// countLocked counts a frame for the ports that it leaves by.
-func (s *segment) countLocked(from *sender, t target, frame []byte) {
+// toLocked says where a frame for a station goes. One that has not been heard is sought everywhere, a server
+// where servers are.
+func (s *segment) toLocked(mac packet.MAC) target {
+	t := target{only: s.locateLocked(mac)}
+	if t.only == nil && s.neigh.IsServer(mac) {
+		t.side = neigh.Servers
+	}
+	return t
+}
+
+// countLocked counts what leaves by the ports of t.
+func (s *segment) countLocked(from *sender, t target, n traffic) {
 	for _, p := range s.ports {
 		if t.has(p) {
-			from.tx[p.id].addFrame(frame)
+			from.tx[p.id].Packets += n.Packets
+			from.tx[p.id].Bytes += n.Bytes
 		}
 	}
 }
 
 // collectLocked takes what the neighbour table wants sent into the sender's outbox.
 func (s *segment) collectLocked(from *sender) {
+	if !s.neigh.Pending() {
+		return
+	}
 	var frames [8]neigh.Frame
 	for n := s.neigh.Drain(frames[:]); n > 0; n = s.neigh.Drain(frames[:]) {
 		for i := range frames[:n] {
@@ -198,7 +248,7 @@ func (s *segment) collectLocked(from *sender) {
 			continue
 		}
 		packet.SetMACs(held.Frame, held.MAC, s.mac)
-		from.put(letter{segment: s, target: target{only: s.locateLocked(held.MAC)}, packet: held.Frame})
+		from.put(letter{segment: s, target: s.toLocked(held.MAC), packet: held.Frame})
 	}
 }
 
@@ -208,9 +258,9 @@ func (s *segment) targetLocked(f *neigh.Frame) target {
 		return target{only: s.engine.lanes[f.Port]}
 	case neigh.Unicast:
 		h, _ := packet.DecodeEthernet(f.Bytes())
-		return target{only: s.locateLocked(h.Dst)}
+		return s.toLocked(h.Dst)
 	case neigh.ClientSide:
-		return target{clientSide: true}
+		return target{side: neigh.Clients}
 	default:
 		return target{}
 	}
@@ -220,7 +270,8 @@ func (s *segment) targetLocked(f *neigh.Frame) target {
 func (from *sender) put(l letter) {
 	from.outbox = append(from.outbox, l)
 	last := &from.outbox[len(from.outbox)-1]
-	l.segment.countLocked(from, l.target, last.frame())
+	n, _ := measure(last.frame(), nil)
+	l.segment.countLocked(from, l.target, n)
 }
 
 // flush writes what has been put. The lock is not held.
@@ -238,11 +289,7 @@ func (from *sender) flush(e *Engine) {
 // write writes a frame to ports.
 func (s *segment) write(t target, frame []byte) (r packet.Reason) {
 	for _, p := range s.ports {
-		switch {
-		case !t.has(p):
-		case !fits(frame, p.mtu): // stations behind another port may send longer frames: a bridge drops them, too
-			r = packet.TooBig
-		default:
+		if t.has(p) {
 			if failed := p.write(frame); failed != packet.None {
 				r = failed
 			}
@@ -251,34 +298,92 @@ func (s *segment) write(t target, frame []byte) (r packet.Reason) {
 	return r
 }
 
-// fits says whether a frame is no longer than a port may send. The segments of a super-packet are made by
-// the kernel behind the port, which knows.
-func fits(frame []byte, mtu int) bool {
-	const vlanTag = 4
-	return len(frame)-packet.VnetLen-packet.EthernetLen <= mtu+vlanTag || packet.DecodeVnet(frame).GSOSize > 0
+// measure says what a frame is on the wire, and how long the longest of its packets. v is for parsing a
+// super-packet; without one it counts as a single packet.
+func measure(frame []byte, v *packet.View) (n traffic, longest int) {
+	longest = len(frame) - packet.VnetLen - packet.EthernetLen
+	n = traffic{1, uint64(longest)}
+	if v != nil && packet.DecodeVnet(frame).GSOSize > 0 && v.ParseEthernet(frame) == packet.None {
+		n.Packets, longest = uint64(v.Segments()), v.SegmentLen()
+	}
+	return n, longest
 }
 
-// transmit sends a packet, in a frame with room for its Ethernet header, to the station that has the
-// address hop, or keeps it until that is known.
-func (s *segment) transmit(from *sender, frame []byte, hop [16]byte) packet.Reason {
+// resolveLocked finds the station that the verdict's packet goes to, and its port, before anything of the
+// packet is edited: one that can't be reached is refused to its sender as it came. Without a MAC yet the
+// packet is to wait.
+func (l *lane) resolveLocked(v *packet.View) packet.Reason {
+	e, out := l.engine, &l.out
+	s := e.lanes[out.port].segment
+	if out.exit != exitPort || s == nil {
+		return packet.None
+	}
+	if !out.asIs {
+		dst, ok := v.Tuple.Dst, false
+		if out.edited {
+			dst = out.edit.To.Dst
+		}
+		if out.hop, ok = e.world.Load().hop(dst); !ok {
+			return packet.NoRoute
+		}
+	}
+	var state neigh.State
+	out.mac, state = s.neigh.Lookup(out.hop, e.now())
+	s.collectLocked(&l.sender)
+	switch {
+	case state == neigh.Failed:
+		return packet.Unresolved
+	case out.mac.IsZero():
+		return packet.None
+	}
+	out.target = s.toLocked(out.mac)
+	s.countLocked(&l.sender, out.target, traffic{uint64(v.Segments()), uint64(v.PacketLen())})
+	return packet.None
+}
+
+// transmit sends a packet, in a frame with room for its Ethernet header, to a station, or keeps it until
+// the station that has the address hop is known.
+func (s *segment) transmit(from *sender, frame []byte, hop [16]byte, mac packet.MAC, t target) packet.Reason {
+	if !mac.IsZero() {
+		packet.SetMACs(frame, mac, s.mac)
+		return s.write(t, frame)
+	}
 	e := s.engine
 	e.mu.Lock()
-	mac, state := s.neigh.Lookup(hop, e.now())
-	if mac.IsZero() {
-		r := packet.Unresolved
-		if state != neigh.Failed {
-			r = s.neigh.Hold(hop, frame)
+	r := s.neigh.Hold(hop, frame)
+	if r != packet.None {
+		// It may have been resolved in this moment.
+		if mac, _ = s.neigh.Lookup(hop, e.now()); !mac.IsZero() {
+			t, r = s.toLocked(mac), packet.None
 		}
-		s.collectLocked(from)
-		e.mu.Unlock()
-		from.flush(e)
-		return r
 	}
-	t := target{only: s.locateLocked(mac)}
-	s.countLocked(from, t, frame)
+	s.collectLocked(from)
 	e.mu.Unlock()
-	packet.SetMACs(frame, mac, s.mac)
-	return s.write(t, frame)
+	from.flush(e)
+	if r == packet.None && !mac.IsZero() {
+		packet.SetMACs(frame, mac, s.mac)
+		return s.write(t, frame)
+	}
+	return r
+}
+
+// transmitFromHost is for a packet of the host's own.
+func (s *segment) transmitFromHost(frame []byte, hop [16]byte) packet.Reason {
+	e, from := s.engine, &sender{tx: s.engine.ownTx}
+	e.mu.Lock()
+	mac, state := s.neigh.Lookup(hop, e.now())
+	t := s.toLocked(mac)
+	if !mac.IsZero() {
+		n, _ := measure(frame, nil)
+		s.countLocked(from, t, n)
+	}
+	s.collectLocked(from)
+	e.mu.Unlock()
+	from.flush(e)
+	if state == neigh.Failed {
+		return packet.Unresolved
+	}
+	return s.transmit(from, frame, hop, mac, t)
 }
 
 // tick does what time brings: requests again, refreshes, announcements, forgetting.
@@ -291,19 +396,9 @@ func (s *segment) tick(from *sender) {
 		s.aged = now
 		s.stations.expire(now)
 	}
-	events := s.neigh.Events()
-	if len(events) > 0 {
-		s.reachLocked()
-	}
-	passing := s.passingLocked()
+	events, passing, loop := s.neigh.Events(), s.passingLocked(), s.loopLocked(now)
 	s.collectLocked(from)
 	e.mu.Unlock()
 	from.flush(e)
-	for _, ev := range events {
-		s.log(ev)
-	}
-	for _, names := range passing {
-		e.log.Info().Str("event", "answers-pass").Str("service", names[0]).Str("server", names[1]).
-			Msg("this server's replies pass the LB: it is the server's gateway; with another one they would take the short way")
-	}
+	s.tell(events, passing, loop)
 }

@@ -19,11 +19,8 @@ func unpinned(_ *Options, c *Config) { c.Services = direct(false) }
 
 // tick is a quarter of a second of the segments' time; what they wrote to port o is returned.
 func (r *rig) tick(o int) [][]byte {
-	r.now += 250 * time.Millisecond
-	clock := &sender{tx: r.e.ownTx}
-	for _, s := range r.e.segments {
-		s.tick(clock)
-	}
+	r.now += neigh.TickInterval
+	r.e.tickSegments(&sender{tx: r.e.ownTx})
 	return r.ports[o].take()
 }
 

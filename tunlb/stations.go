@@ -21,13 +21,16 @@ type station struct {
 	seen time.Duration
 }
 
-// learn notes a frame from mac. It allocates only for stations not heard of before.
-func (s stations) learn(mac packet.MAC, port uint8, now time.Duration) {
+// learn notes a frame from mac, and says whether that station was heard at another port last. It allocates
+// only for stations not heard of before.
+func (s stations) learn(mac packet.MAC, port uint8, now time.Duration) (moved bool) {
 	if st := s[mac]; st != nil {
+		moved = st.port != port
 		st.port, st.seen = port, now
 	} else if len(s) < maxStations {
 		s[mac] = &station{port, now}
 	}
+	return moved
 }
 
 // port finds where a station was heard last.

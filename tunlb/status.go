@@ -103,6 +103,10 @@ type Conn struct {
 
 // Status takes a snapshot.
 func (e *Engine) Status() Status {
+	stats := make([]port.Stats, len(e.lanes))
+	for i, l := range e.lanes {
+		stats[i] = port.StatsOf(l.Port) // may ask the kernel
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	w := e.world.Load()
@@ -117,11 +121,10 @@ func (e *Engine) Status() Status {
 		s.Gateways = append(s.Gateways, GatewayStatus{g.Inside, g.Masquerade, e.mappings[i].Len()})
 	}
 	for i, l := range e.lanes {
-		stats := port.StatsOf(l.Port)
 		p := PortStatus{
-			Name: l.Port.Name(), NetNS: l.NetNS, MTU: l.mtu, Side: sideName(l.Side), Own: l.Own,
+			Name: l.Port.Name(), NetNS: l.NetNS, MTU: int(l.portMTU.Load()), Side: sideName(l.Side), Own: l.Own,
 			RxPackets: l.rx.Packets, RxBytes: l.rx.Bytes,
-			Segmented: stats.Segmented, Overruns: stats.Overruns, Unfit: stats.Unfit,
+			Segmented: stats[i].Segmented, Overruns: stats[i].Overruns, Unfit: stats[i].Unfit,
 		}
 		for _, from := range e.lanes {
 			p.TxPackets += from.tx[i].Packets
@@ -151,7 +154,7 @@ func serviceStatus(w *world, svc *policy.Service) ServiceStatus {
 			Active: srv.Active, Inactive: srv.Inactive, Traffic: Traffic(srv.Stats),
 		}
 		if srv.Unreachable {
-			status.Down = "nobody answers for its address"
+			status.Down = "it does not answer for its address"
 		}
 		if svc.Mode == policy.DR {
 			status.Passing = srv.Stats.OutPackets

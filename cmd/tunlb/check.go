@@ -13,19 +13,37 @@ func checkCommand() *cli.Command {
 		Name:      "check",
 		Usage:     "say everything that is wrong with a configuration file",
 		ArgsUsage: "FILE",
+		Flags:     []cli.Flag{fileFlag()},
 		Action: func(c *cli.Context) error {
-			if c.Args().Len() != 1 {
-				return usagef("check wants one file: tunlb check FILE")
+			file, err := fileOf(c)
+			if err != nil {
+				return err
 			}
-			cfg, err := config.Load(c.Args().First())
+			cfg, err := config.Load(file)
 			if err != nil {
 				return showConfigErrors(c, err)
 			}
-			fmt.Fprintf(c.App.Writer, "%s: ok, %s, %s\n", c.Args().First(),
+			fmt.Fprintf(c.App.Writer, "%s: ok, %s, %s\n", file,
 				count(len(cfg.Ports), "port"), count(len(cfg.Services), "service"))
 			return nil
 		},
 	}
+}
+
+func fileFlag() cli.Flag {
+	return &cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "configuration `FILE`; the name alone will do"}
+}
+
+// fileOf is the file that a command is about, with or without -f.
+func fileOf(c *cli.Context) (string, error) {
+	files := c.Args().Slice()
+	if f := c.String("file"); f != "" {
+		files = append(files, f)
+	}
+	if len(files) != 1 || files[0] == "" {
+		return "", usagef("%s wants one file: tunlb %[1]s -f FILE", c.Command.Name)
+	}
+	return files[0], nil
 }
 
 // showConfigErrors prints a file's errors one a line, as compilers do, without a prefix that would

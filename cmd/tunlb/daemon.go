@@ -197,7 +197,11 @@ func (d *daemon) reloadOn(ctx context.Context, hup <-chan os.Signal) {
 			return
 		case <-hup:
 			r := d.Reload(ctx)
-			d.log.Info().Strs("changes", r.Changes).Strs("errors", r.Errors).Msg("reload asked for by SIGHUP")
+			log := d.log.Info()
+			if len(r.Errors) > 0 {
+				log = d.log.Warn()
+			}
+			log.Strs("changes", r.Changes).Strs("errors", r.Errors).Msg("reload asked for by SIGHUP")
 		}
 	}
 }

@@ -27,10 +27,11 @@ func kernelState(cfg *config.Config, n *network) kernel.State {
 	}
 	s.Routed = true
 	for _, svc := range cfg.Services {
-		if svc.Mode == policy.DR {
-			continue // its clients send to tunlb's MAC
-		}
+		// A directly routed service's clients may come by this box, too; the answers do not.
 		s.VIPs = addVIP(s.VIPs, svc.Listen, svc.Proto)
+		if svc.Mode == policy.DR {
+			continue
+		}
 		for _, srv := range svc.Servers {
 			server := kernel.Server{Addr: srv.Address, Proto: svc.Proto}
 			if !slices.Contains(s.Servers, server) {

@@ -104,7 +104,8 @@ func ownMACs(cfg *config.Config) []packet.MAC {
 		mac := packet.MAC(segment.MAC)
 		if mac.IsZero() {
 			seed := sha256.New()
-			fmt.Fprintf(seed, "tunlb %s %s", machine(), segment.Own)
+			// One address tells two on one machine apart; more may come later, and the MAC stays.
+			fmt.Fprintf(seed, "tunlb %s %s", machine(), segment.Own[0])
 			for _, i := range segment.Ports {
 				fmt.Fprintf(seed, " %s %s", cfg.Ports[i].NetNS, cfg.Ports[i].Name)
 			}

@@ -9,7 +9,7 @@ import (
 func reloadCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "reload",
-		Usage: "have the daemon read its file again; connections go on, a bad file changes nothing",
+		Usage: "have the daemon read its file again; connections go on but to servers that are gone, a bad file changes nothing",
 		Flags: []cli.Flag{socketFlag(), outputFlag()},
 		Action: func(c *cli.Context) error {
 			asJSON, err := asJSON(c)

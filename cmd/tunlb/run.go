@@ -20,23 +20,21 @@ func runCommand() *cli.Command {
 		Name:  "run",
 		Usage: "balance as a configuration file says, until SIGINT or SIGTERM; SIGHUP reloads",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "configuration `FILE`"},
+			fileFlag(),
 			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "`LEVEL`: debug, info, warn or error"},
 			&cli.BoolFlag{Name: "log-json", Usage: "log JSON, one object a line"},
 			&cli.StringFlag{Name: "socket", Usage: "control socket `PATH`, instead of the file's", EnvVars: []string{"TUNLB_SOCKET"}},
 		},
 		Action: func(c *cli.Context) error {
-			if c.String("file") == "" {
-				return usagef("run wants a file: tunlb run -f FILE")
-			}
-			if err := noArgs(c); err != nil {
+			file, err := fileOf(c)
+			if err != nil {
 				return err
 			}
 			log, err := newLogger(c)
 			if err != nil {
 				return err
 			}
-			cfg, err := config.Load(c.String("file"))
+			cfg, err := config.Load(file)
 			if err != nil {
 				return showConfigErrors(c, err)
 			}
@@ -44,7 +42,7 @@ func runCommand() *cli.Command {
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP) // from here on it no longer kills
 			defer signal.Stop(hup)
-			d, err := startDaemon(c.String("file"), c.String("socket"), cfg, log)
+			d, err := startDaemon(file, c.String("socket"), cfg, log)
 			if err != nil {
 				return err
 			}

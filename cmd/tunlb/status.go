@@ -124,8 +124,8 @@ func showSegment(w io.Writer, s tunlb.SegmentStatus) error {
 		fmt.Fprintf(w, "suppressed %s: %d\n", kind, s.Suppressed[kind])
 	}
 	for _, c := range s.Conflicts {
-		fmt.Fprintf(w, "CONFLICT: %s %s claims %s (%s, %s)\n  fix: %s\n",
-			orDash(c.Server), c.MAC, c.VIP, c.Kind, count(int(c.Count), "time"), strings.ReplaceAll(c.Fix, "\n", "\n       "))
+		fmt.Fprintf(w, "CONFLICT: %s %s has claimed %s (%s, %s, the last one %s ago)\n  fix: %s\n",
+			orDash(c.Server), c.MAC, c.VIP, c.Kind, count(int(c.Count), "time"), c.Age.Round(time.Second), strings.ReplaceAll(c.Fix, "\n", "\n       "))
 	}
 	_, err := fmt.Fprintln(w)
 	return err
