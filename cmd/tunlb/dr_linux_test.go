@@ -488,3 +488,38 @@ func TestSameMAC(t *testing.T) {
 	}
 	s.get("client", "http://203.0.113.22/")
 }
+
+// TestOwnAddressTaken: tunlb does not start as a second host with an address of the box, nor inline beside a
+// bridge that joins the two sides already.
+func TestOwnAddressTaken(t *testing.T) {
+	needLab(t)
+	for _, c := range []struct {
+		options labnet.DROptions
+		spoil   func(s *site, lb *netns.NS) error
+		want    string
+	}{
+		{labnet.DROptions{Packet: true}, func(s *site, lb *netns.NS) error {
+			return lb.AddAddress("eth0", netip.MustParsePrefix(labnet.TunlbAddr+"/24"))
+		}, "203.0.113.2 is this box's own"},
+		{labnet.DROptions{Packet: true}, func(s *site, lb *netns.NS) error {
+			return lb.AddAddress("eth0", netip.MustParsePrefix(labnet.VIP6+"/128"))
+		}, "2001:db8:113::22 is this box's own"},
+		{labnet.DROptions{}, func(s *site, lb *netns.NS) error {
+			return lb.AddAddress("br0", netip.MustParsePrefix(labnet.VIP+"/32"))
+		}, "203.0.113.22 is this box's own"},
+		{labnet.DROptions{Packet: true, Shape: labnet.Inline}, func(s *site, lb *netns.NS) error {
+			return lb.Bridge("brx", "eth0", "eth1")
+		}, "nomaster"},
+	} {
+		s := openLab(t, labnet.DR(c.options), drConfig(c.options))
+		s.must(c.spoil(s, s.lab.NS("lb")))
+		before := s.network()
+		_, stderr, code := s.tunlb("run", "-f", s.config)
+		if code != 1 || !strings.Contains(stderr, c.want) {
+			t.Errorf("exit %d, want 1 and %q:\n%s", code, c.want, stderr)
+		}
+		if after := s.network(); !slices.Equal(before, after) {
+			t.Errorf("traces are left:\n%v\n%v", before, after)
+		}
+	}
+}

@@ -16,9 +16,9 @@ func kernelState(cfg *config.Config, n *network) kernel.State {
 	p := n.port
 	switch p.Type {
 	case config.TAP:
-		return kernel.State{Device: n.device, Silent: true}
+		return kernel.State{Device: n.device, Silent: true, Absent: claimed(cfg, p)}
 	case config.Packet:
-		return kernel.State{Device: n.device, Foreign: true}
+		return kernel.State{Device: n.device, Foreign: true, Absent: claimed(cfg, p), Alone: p.Side != ""}
 	}
 	s := kernel.State{Device: n.device, Addresses: p.Addresses}
 	if p.NetNS != "" {
@@ -43,6 +43,27 @@ func kernelState(cfg *config.Config, n *network) kernel.State {
 		s.Gateways = append(s.Gateways, kernel.Gateway(g))
 	}
 	return s
+}
+
+// claimed are the addresses that tunlb has on the port's segment, and nobody else there may have: its own, and
+// the VIPs of the services that it routes directly.
+func claimed(cfg *config.Config, p config.Port) (addrs []netip.Addr) {
+	for _, segment := range cfg.Segments() {
+		if !slices.ContainsFunc(segment.Ports, func(i int) bool { return cfg.Ports[i].Name == p.Name && cfg.Ports[i].NetNS == p.NetNS }) {
+			continue
+		}
+		for _, own := range segment.Own {
+			addrs = append(addrs, own.Addr())
+		}
+		for _, svc := range cfg.Services {
+			vip := svc.Listen.Addr()
+			if svc.Mode == policy.DR && !slices.Contains(addrs, vip) &&
+				slices.ContainsFunc(svc.Servers, func(srv policy.ServerSpec) bool { return segment.OnLink(srv.Address.Addr()) }) {
+				addrs = append(addrs, vip)
+			}
+		}
+	}
+	return addrs
 }
 
 func addVIP(vips []kernel.VIP, listen netip.AddrPort, proto uint8) []kernel.VIP {
