@@ -68,7 +68,11 @@ func openPort(p config.Port, mac packet.MAC) (port.Port, error) {
 			Name: p.Name, MTU: p.MTU, NetNS: p.NetNS, Offload: offload, MAC: device, Bridge: p.Bridge,
 		})
 	case config.Packet:
-		return port.OpenPacket(port.PacketConfig{Interface: p.Name, NetNS: p.NetNS, Offload: offload})
+		cfg := port.PacketConfig{Interface: p.Name, NetNS: p.NetNS, Offload: offload}
+		if p.Side == "" {
+			cfg.Station = mac // others' frames are nothing to a host
+		}
+		return port.OpenPacket(cfg)
 	default:
 		return port.OpenTUN(port.TUNConfig{Name: p.Name, MTU: p.MTU, NetNS: p.NetNS, Offload: offload})
 	}

@@ -1,11 +1,18 @@
 package port
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/tunlb/tunlb/stack/packet"
+)
 
 // PacketConfig describes a packet socket on an interface. It needs Interface.
 type PacketConfig struct {
 	Interface string // an existing Ethernet interface
 	NetNS     string // path of a network namespace, "" is the caller's
+	// Station leaves out what is for other stations, and spares us a copy of all
+	// that the machine itself receives. Zero: everything comes, as a switch wants it.
+	Station packet.MAC
 	// Offload is for OffloadAuto: what comes in as a super-packet is decided by
 	// the interface and not by the socket. All else is an error with the ethtool
 	// command that does it.
@@ -13,7 +20,7 @@ type PacketConfig struct {
 }
 
 // OpenPacket returns an Ethernet port on an existing interface: it hears all
-// that the interface receives, frames for other stations too, and nothing of what the
+// that the interface receives, or what is for Station and for groups, and nothing of what the
 // machine itself sends there. There are packet sockets on Linux only (4.20). The
 // error wraps ErrUnavailable without the right to open one.
 //

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tunlb/tunlb/stack/packet"
 )
 
 const (
@@ -58,7 +60,7 @@ func openPacketHere(cfg PacketConfig) (Port, error) {
 		return nil, fmt.Errorf("%w: see `ip -br link` for the interfaces of this network namespace", err)
 	}
 	s := &packetSocket{ethernet: newEthernet(ctl, 0), fd: fd}
-	if err = s.prepare(); err == nil {
+	if err = s.prepare(cfg.Station); err == nil {
 		var p *rawPort
 		if p, err = newRawPort(s, fd, ctl.fd); err == nil {
 			return p, nil
@@ -68,7 +70,7 @@ func openPacketHere(cfg PacketConfig) (Port, error) {
 	return nil, err
 }
 
-func (s *packetSocket) prepare() (err error) {
+func (s *packetSocket) prepare(station packet.MAC) (err error) {
 	kind, err := s.get(s.name, unix.SIOCGIFHWADDR)
 	if err != nil {
 		return err
@@ -94,7 +96,7 @@ func (s *packetSocket) prepare() (err error) {
 	if err := s.setQueues(); err != nil {
 		return err
 	}
-	if err := s.leaveOutVLANs(); err != nil {
+	if err := s.filter(station); err != nil {
 		return err
 	}
 	promiscuous := unix.PacketMreq{Ifindex: int32(s.index), Type: unix.PACKET_MR_PROMISC}
@@ -120,15 +122,16 @@ func (s *packetSocket) setQueues() error {
 	return nil
 }
 
-// leaveOutVLANs has the kernel drop the frames of VLANs: it takes the tag out of what
-// we read, and they would look like the untagged network's. With VLAN number 0, a
-// mere priority, they are (IEEE 802.1Q, 6.9).
-func (s *packetSocket) leaveOutVLANs() error {
+// filter has the kernel drop the frames of VLANs: it takes the tag out of what we read,
+// and they would look like the untagged network's. With VLAN number 0, a mere
+// priority, they are (IEEE 802.1Q, 6.9). With a station, frames for others are dropped
+// as well.
+func (s *packetSocket) filter(station packet.MAC) error {
 	const (
-		load   = unix.BPF_LD | unix.BPF_ABS
-		ifZero = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-		and    = unix.BPF_ALU | unix.BPF_AND | unix.BPF_K
-		answer = unix.BPF_RET | unix.BPF_K
+		load  = unix.BPF_LD | unix.BPF_ABS
+		equal = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+		and   = unix.BPF_ALU | unix.BPF_AND | unix.BPF_K
+		end   = unix.BPF_RET | unix.BPF_K
 
 		ancillary = 1<<32 - 0x1000 // SKF_AD_OFF, and the following behind it (linux/filter.h)
 		tag       = ancillary + 44 // SKF_AD_VLAN_TAG
@@ -137,15 +140,27 @@ func (s *packetSocket) leaveOutVLANs() error {
 	)
 	program := []unix.SockFilter{
 		{Code: load | unix.BPF_B, K: isTagged},
-		{Code: ifZero, Jt: 3},
+		{Code: equal, Jt: 4},
 		{Code: load | unix.BPF_H, K: tag},
 		{Code: and, K: 0xfff}, // the VLAN's number
-		{Code: ifZero, Jf: 1},
-		{Code: answer, K: whole},
-		{Code: answer, K: 0},
+		{Code: equal, Jt: 1},
+		{Code: end, K: 0},
 	}
-	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	if err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &filter); err != nil {
+	if !station.IsZero() {
+		program = append(program,
+			unix.SockFilter{Code: load | unix.BPF_B}, // the destination's first byte has the group bit
+			unix.SockFilter{Code: and, K: 1},
+			unix.SockFilter{Code: equal, K: 1, Jt: 5},
+			unix.SockFilter{Code: load | unix.BPF_W},
+			unix.SockFilter{Code: equal, K: binary.BigEndian.Uint32(station[:]), Jf: 2},
+			unix.SockFilter{Code: load | unix.BPF_H, K: 4},
+			unix.SockFilter{Code: equal, K: uint32(binary.BigEndian.Uint16(station[4:])), Jt: 1},
+			unix.SockFilter{Code: end, K: 0},
+		)
+	}
+	program = append(program, unix.SockFilter{Code: end, K: whole})
+	attached := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	if err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &attached); err != nil {
 		return fmt.Errorf("attach the socket filter: %w", err)
 	}
 	return nil

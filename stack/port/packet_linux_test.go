@@ -27,6 +27,27 @@ func TestPacketLeavesOutVLANs(t *testing.T) {
 	}
 }
 
+// With a station only what is for it or for a group comes in, with a priority or without.
+func TestPacketStation(t *testing.T) {
+	host, lan := newSpace(t), newSpace(t)
+	host.veth(t, "eth0", lan, "p0")
+	s := newSegment(t, lan.openPacket(t, PacketConfig{Interface: "p0", Station: playedMAC}), host, "eth0", lan)
+	other, near := packet.MAC{2, 0, 0, 0, 0, 9}, packet.MAC{4, 0, 0, 0, 0, 2}
+	for mark, dst := range map[string]packet.MAC{"o": other, "n": near, "f": {2, 0, 0, 0, 1, 2}} {
+		host.raw(t, s.device, dst, mark)
+	}
+	host.raw(t, s.device, playedMAC, "u")
+	host.raw(t, s.device, packet.Broadcast, "b")
+	host.raw(t, s.device, packet.MAC{0x33, 0x33, 0, 0, 0, 1}, "m")
+	host.raw(t, s.device, playedMAC, "p", 5<<13)
+	host.raw(t, s.device, playedMAC, "v", 7)
+	host.raw(t, s.device, other, "q", 5<<13)
+	host.raw(t, s.device, playedMAC, ".")
+	if got := marks(t, s, '.'); string(got) != "ubmp" {
+		t.Errorf("got %q, want %q", got, "ubmp")
+	}
+}
+
 // What the machine itself sends on the interface is not for us: as with a frame of our own, it would
 // look as if it came from the segment.
 func TestPacketIgnoresOutgoing(t *testing.T) {
