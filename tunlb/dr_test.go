@@ -205,11 +205,25 @@ func TestDirectErrors(t *testing.T) {
 		client, vip := at(n.client, 40000), at(n.vip, 80)
 		r.one(0, 0, from(macClient, pt.TCP(t, client, vip, syn)))
 		answer := pt.TCP(t, vip, client, ack(), pt.PayloadLen(1400))
-		for _, tooBig := range [][]byte{pt.Unreachable(t, n.router, n.vip, answer)} {
-			want := packet.AppendEthernet(nil, tooBig, macRS[0], macOwn)
-			if got := r.one(0, 0, from(macRouter, tooBig)); !bytes.Equal(got, want) {
+		typ, code := uint8(3), uint8(4)
+		if n.vip.Is6() {
+			typ, code = 2, 0
+		}
+		for _, err := range [][]byte{
+			pt.ICMPError(t, n.router, n.vip, typ, code, answer, pt.NextMTU(1300)), pt.Unreachable(t, n.router, n.vip, answer),
+		} {
+			want := packet.AppendEthernet(nil, err, macRS[0], macOwn)
+			if got := r.one(0, 0, from(macRouter, err)); !bytes.Equal(got, want) {
 				t.Errorf("got\n%x, want\n%x", got, want)
 			}
+		}
+		// About the client's packet, by a server that has us for its gateway: to the client, as it was sent.
+		r.learn(n.client, macClient)
+		err := pt.Unreachable(t, n.rs1, n.client, pt.TCP(t, client, vip, ack()))
+		out, h := strip(t, r.one(0, 0, from(macRS[0], err)))
+		pt.Check(t, out, pt.SrcDst(at(n.rs1, 0), at(n.client, 0)), pt.Quoted(pt.SrcDst(client, vip)), pt.ValidChecksums())
+		if h.Dst != macClient {
+			t.Errorf("to %v", h.Dst)
 		}
 	})
 }
