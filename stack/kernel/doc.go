@@ -101,6 +101,11 @@
 // answer there for the addresses of its other devices. Both come before the device is set up. In a
 // bridge that device is a mere port of it. An interface with a packet socket (Foreign) stays as it is.
 //
+// tunlb's addresses on such a segment must not be the box's as well (Absent), except on lo: the kernel would answer for
+// them there, for those of IPv4 on whichever device they are, and would keep to itself what it sends to them. An
+// interface of the switch must not be in a bridge (Alone): a packet socket sees frames and takes none away. Both are errors
+// rather than mended: what is in the way may be what the administrator is connected by.
+//
 // # Limits
 //
 // If the administrator's local rule stands behind

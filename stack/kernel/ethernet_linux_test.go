@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -170,6 +171,12 @@ func TestAsideStandsAlone(t *testing.T) {
 		{Device: "outer", Silent: true, Routed: true},
 		{Device: "outer", Foreign: true, Addresses: prefixes("10.255.0.1/30")},
 		{Device: "outer", Silent: true, Routes: prefixes("::/0")},
+		{Device: "outer", Silent: true, Alone: true},
+		{Device: "outer", Alone: true},
+		{Device: "outer", Absent: []netip.Addr{netip.MustParseAddr("203.0.113.5")}},
+		{Absent: []netip.Addr{netip.MustParseAddr("203.0.113.5")}},
+		{Device: "outer", Foreign: true, Absent: []netip.Addr{{}}},
+		{Device: "outer", Foreign: true, Absent: []netip.Addr{netip.MustParseAddr("::ffff:203.0.113.5")}},
 	} {
 		if err := k.Apply(s); err == nil {
 			t.Errorf("%+v: no error", s)

@@ -14,11 +14,18 @@ type State struct {
 	// Device is the TUN, TAP or interface, which must exist.
 	Device string
 	// Silent says that the device is a TAP, on whose segment tunlb is a host and this kernel is none: it is set
-	// up, and the kernel neither sends anything of its own there nor answers. Valid with Device alone.
+	// up, and the kernel neither sends anything of its own there nor answers. Valid with Device and Absent alone.
 	Silent bool
 	// Foreign says that the device is an interface of the administrator's, where tunlb only has a packet socket.
-	// Nothing is changed, but it must be up. Valid with Device alone.
+	// Nothing is changed, but it must be up. Valid with Device, Absent and Alone only.
 	Foreign bool
+	// Absent are tunlb's own addresses on the segment and the VIPs: the namespace must not have them on any interface
+	// but lo. Two hosts with one address would both answer, and the box would lose what it is reached by. On lo they
+	// are those of a real server, which the box may be itself. Valid with Silent or Foreign.
+	Absent []netip.Addr
+	// Alone says that the device must be no port of a bridge or bond, which would pass frames on past tunlb. Valid
+	// with Foreign.
+	Alone bool
 
 	// Addresses are put on the device (the kernel's end of it), e.g. 10.255.0.1/30.
 	Addresses []netip.Prefix

@@ -157,11 +157,10 @@ func (k *Kernel) device(l *ledger, s State, have []object) (index int, want []ob
 	if err != nil {
 		return 0, nil, fmt.Errorf("ip link show dev %s: %w", s.Device, err)
 	}
-	if s.Foreign {
-		if link.Attrs().Flags&net.FlagUp == 0 {
-			return 0, nil, fmt.Errorf("interface %s is down: run `ip link set dev %[1]s up`", s.Device)
+	if k.aside {
+		if err := k.checkAside(s, link); err != nil || s.Foreign {
+			return 0, nil, err
 		}
-		return 0, nil, nil
 	}
 	index = link.Attrs().Index
 	if !k.ipv6 && s.uses(unix.AF_INET6) {

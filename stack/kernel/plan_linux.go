@@ -43,6 +43,14 @@ func (s State) check() error {
 	if s.Silent && s.Foreign || (s.Silent || s.Foreign) && (s.Device == "" || s.Routed || !s.empty()) {
 		bad("device %q: Silent or Foreign, but not both, go with a device and nothing else", s.Device)
 	}
+	if len(s.Absent) > 0 && !s.Silent && !s.Foreign || s.Alone && !s.Foreign {
+		bad("device %q: Absent goes with Silent or Foreign, Alone with Foreign", s.Device)
+	}
+	for _, a := range s.Absent {
+		if !a.IsValid() || a.Is4In6() {
+			bad("absent address %v: not an IPv4 or IPv6 address", a)
+		}
+	}
 	for _, p := range slices.Concat(s.Addresses, s.Routes) {
 		if !p.IsValid() || p.Addr().Is4In6() {
 			bad("address or route %v: not an IPv4 or IPv6 prefix", p)
