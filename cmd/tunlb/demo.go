@@ -65,6 +65,18 @@ type demo struct {
 	err error
 }
 
+// stage opens a network, says what it is, and runs tunlb on its lb. end stops that and takes all down; it is to
+// be called in any case, with what the demo has come to.
+func (d *demo) stage(topology labnet.Topology, what, config string) (end func(error) error) {
+	d.lab, d.err = labnet.Open(topology)
+	if d.err != nil {
+		return func(err error) error { return err }
+	}
+	d.say("%s\n%s", what, labnet.Draw(topology))
+	stop := d.start(config)
+	return func(err error) error { return errors.Join(err, stop(), d.lab.Close()) }
+}
+
 // say prints unless something has failed.
 func (d *demo) say(format string, args ...any) {
 	if d.err == nil {

@@ -53,16 +53,10 @@ func (d *demo) dr() error {
 
 // oneArm has tunlb on the segment that clients and servers share, and servers that were told to be quiet.
 func (d *demo) oneArm() error {
-	topology := labnet.DR(labnet.DROptions{Quiet: true, NoOffload: true})
-	if d.lab, d.err = labnet.Open(topology); d.err != nil {
-		return d.err
-	}
-	defer d.lab.Close()
-	d.say("One-arm. All are on one segment, and lb and the servers all have the VIP; only lb answers for it.\n")
-	d.say("%s", labnet.Draw(topology))
-	stop := d.start(demoOneArm)
+	end := d.stage(labnet.DR(labnet.DROptions{Quiet: true, NoOffload: true}),
+		"One-arm. All are on one segment, and lb and the servers all have the VIP; only lb answers for it.", demoOneArm)
 	if d.err != nil {
-		return d.err
+		return end(d.err)
 	}
 	d.say("\nRequests from the client, one connection each:\n")
 	points := d.watch(func() { d.requests("round robin", "http://203.0.113.22/", 6) },
@@ -75,15 +69,18 @@ func (d *demo) oneArm() error {
 		d.err = journey.Frames(d.out, names, colours(d.out))
 	}
 	d.say("\nHow the client has found lb, and nobody else:\n\n")
-	d.conversation(points[:1], points[2:])
+	d.conversation(points, 2)
 	d.account()
 	d.say("\nWhat lb says (tunlb status):\n\n")
 	d.status()
-	return errors.Join(d.err, stop())
+	return end(d.err)
 }
 
 // names are the stations' by MAC, with tunlb's own among them.
 func (d *demo) names() map[labnet.MAC]string {
+	if d.err != nil {
+		return nil
+	}
 	names, err := d.lab.Names()
 	if segment := d.segment(); d.err == nil {
 		if d.err = err; err == nil {
@@ -109,11 +106,12 @@ func (d *demo) segment() (s tunlb.SegmentStatus) {
 	return status.Segments[0]
 }
 
-// conversation prints who asked for the VIP and who claimed it.
-func (d *demo) conversation(clients, servers []labnet.Point) {
+// conversation prints who asked for the VIP and who claimed it, from what was captured at the client, which is
+// the first point, and at the servers.
+func (d *demo) conversation(points []labnet.Point, servers int) {
 	names := d.names()
 	if d.err == nil {
-		d.err = labnet.Conversation(clients, servers, names, netip.MustParseAddr(labnet.VIP)).Table(d.out, colours(d.out))
+		d.err = labnet.Conversation(points[:1], points[servers:], names, netip.MustParseAddr(labnet.VIP)).Table(d.out, colours(d.out))
 	}
 }
 
@@ -153,27 +151,21 @@ func (d *demo) passed() tunlb.PortStatus {
 
 // inline has tunlb between clients and servers, and servers as they come: nobody told them to be quiet.
 func (d *demo) inline() error {
-	topology := labnet.DR(labnet.DROptions{Shape: labnet.Inline, VIPOn: "eth0", NoOffload: true})
-	if d.lab, d.err = labnet.Open(topology); d.err != nil {
-		return d.err
-	}
-	defer d.lab.Close()
-	d.say("\nInline. lb is the switch between clients and servers. These have the VIP on eth0, and no sysctl keeps\nthem from claiming it; lb does.\n")
-	d.say("%s", labnet.Draw(topology))
-	stop := d.start(demoInline)
+	end := d.stage(labnet.DR(labnet.DROptions{Shape: labnet.Inline, VIPOn: "eth0", NoOffload: true}),
+		"\nInline. lb is the switch between clients and servers. These have the VIP on eth0, and no sysctl keeps\nthem from claiming it; lb does.", demoInline)
 	if d.err != nil {
-		return d.err
+		return end(d.err)
 	}
 	d.say("\nRequests from the client, one connection each:\n")
 	points := d.watch(func() { d.requests("round robin", "http://203.0.113.22/", 6) },
 		hop{"client", "eth0"}, hop{"rs1", "eth0"}, hop{"rs2", "eth0"}, hop{"rs3", "eth0"})
 	d.say("\nWho has asked for the VIP, or in its name, and who was suppressed:\n\n")
-	d.conversation(points[:1], points[1:])
+	d.conversation(points, 1)
 	if n, ok, err := d.lab.NS("client").Neighbour(netip.MustParseAddr(labnet.VIP)); d.err == nil {
 		d.err = err
 		if ok {
 			d.say("\nThe client believes %s to be at %s, which is lb (%s).\n", n.Address, n.MAC, d.segment().MAC)
 		}
 	}
-	return errors.Join(d.err, stop())
+	return end(d.err)
 }

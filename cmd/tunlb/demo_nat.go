@@ -1,10 +1,6 @@
 package main
 
-import (
-	"errors"
-
-	"github.com/tunlb/tunlb/labnet"
-)
+import "github.com/tunlb/tunlb/labnet"
 
 // demoConfig is what the demo's tunlb runs with. Each scheduler has a service of its own.
 const demoConfig = `services:
@@ -34,19 +30,11 @@ const demoConfig = `services:
 // nat is the story's first network.
 func (d *demo) nat() error {
 	// Without offload the checksums on the links are whole, as on a wire, and can be shown.
-	topology := labnet.Story(labnet.StoryOptions{OwnVIP: true, NoOffload: true})
-	d.lab, d.err = labnet.Open(topology)
+	end := d.stage(labnet.Story(labnet.StoryOptions{OwnVIP: true, NoOffload: true}),
+		"The network. Only lb is known outside; the servers' default gateway is lb.", demoConfig)
 	if d.err != nil {
-		return d.err
+		return end(d.err)
 	}
-	defer d.lab.Close()
-	d.say("The network. Only lb is known outside; the servers' default gateway is lb.\n")
-	d.say("%s", labnet.Draw(topology))
-	stop := d.start(demoConfig)
-	if d.err != nil {
-		return d.err
-	}
-
 	d.say("\nRequests from the client, one connection each:\n")
 	way := d.watch(func() { d.requests("round robin", "http://203.0.113.22/", 6) },
 		hop{"client", "eth0"}, hop{"lb", "eth0"}, hop{"lb", "tunlb0"}, hop{"lb", "eth1"}, hop{"rs1", "eth0"}, hop{"rs2", "eth0"}, hop{"rs3", "eth0"})
@@ -59,5 +47,5 @@ func (d *demo) nat() error {
 	}
 	d.say("\nWhat lb says (tunlb status):\n\n")
 	d.status()
-	return errors.Join(d.err, stop())
+	return end(d.err)
 }

@@ -84,6 +84,15 @@ func (t *Table) asked(l *local, m *Message, port uint8, side Side, now time.Dura
 
 // answer says that what is asked for is at our MAC.
 func (t *Table) answer(m *Message, port uint8, now time.Duration) Verdict {
+	v := t.answerWith(t.mac, m, port, now)
+	if v.Reason == packet.None && t.local[m.Sender] == nil {
+		t.learn(m, now)
+	}
+	return v
+}
+
+// answerWith says that what is asked for is at a MAC, as far as the asker may have an answer.
+func (t *Table) answerWith(mac packet.MAC, m *Message, port uint8, now time.Duration) Verdict {
 	if !t.allow(m, now) {
 		return Verdict{Reason: packet.RateLimited}
 	}
@@ -92,10 +101,7 @@ func (t *Table) answer(m *Message, port uint8, now time.Duration) Verdict {
 		t.counters.Overflow++
 		return Verdict{Reason: packet.RateLimited}
 	}
-	f.answer(m, t.mac, t.mac)
-	if t.local[m.Sender] == nil {
-		t.learn(m, now)
-	}
+	f.answer(m, t.mac, mac)
 	return Verdict{}
 }
 

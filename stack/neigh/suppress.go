@@ -58,16 +58,7 @@ func (t *Table) answerFor(m *Message, port uint8, now time.Duration) Verdict {
 	if e == nil || e.state == Incomplete || e.state == Failed || e.mac == m.station() {
 		return Verdict{Reason: packet.Suppressed}
 	}
-	if !t.allow(m, now) {
-		return Verdict{Reason: packet.RateLimited}
-	}
-	f := t.out.push(Back, port)
-	if f == nil {
-		t.counters.Overflow++
-		return Verdict{Reason: packet.RateLimited}
-	}
-	f.answer(m, t.mac, e.mac)
-	return Verdict{}
+	return t.answerWith(e.mac, m, port, now)
 }
 
 // IsServer says whether a MAC is one that a server has.
