@@ -295,15 +295,13 @@ func TestHostOnSegment(t *testing.T) {
 		r.learn(n.client, macClient)
 		client := at(n.client, 40000)
 		for _, a := range []netip.Addr{n.vip, n.own} {
-			r.send(0, 0, from(macClient, pt.Echo(t, n.client, a, 7, 1)))
-			out, h := strip(t, r.later(0))
+			out, h := strip(t, r.answered(0, 0, from(macClient, pt.Echo(t, n.client, a, 7, 1))))
 			pt.Check(t, out, pt.SrcDst(at(a, 0), at(n.client, 7)), pt.ValidChecksums())
 			if h.Dst != macClient || h.Src != macOwn {
 				t.Errorf("the answer left from %v to %v", h.Src, h.Dst)
 			}
 		}
-		r.send(0, 0, from(macClient, pt.TCP(t, client, at(n.vip, 9), syn, pt.Seq(1000))))
-		out, _ := strip(t, r.later(0))
+		out, _ := strip(t, r.answered(0, 0, from(macClient, pt.TCP(t, client, at(n.vip, 9), syn, pt.Seq(1000)))))
 		pt.Check(t, out, pt.SrcDst(at(n.vip, 9), client), pt.HasFlags(packet.TCPRst|packet.TCPAck), pt.HasAck(1001))
 		out, h := strip(t, r.one(0, 0, from(macClient, pt.TCP(t, client, at(n.vip, 80), syn))))
 		pt.Check(t, out, pt.SrcDst(at(n.vip, 0), at(n.client, 0)), pt.Quoted(pt.SrcDst(client, at(n.vip, 80))), pt.ValidChecksums())

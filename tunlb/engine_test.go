@@ -213,9 +213,12 @@ func (r *rig) dropped(i int, frame []byte, want packet.Reason) {
 	}
 }
 
-// later waits for what the host writes to port o from its own goroutine.
-func (r *rig) later(o int) []byte {
+// answered hands a frame for the host to port i's lane and returns what the host, from its own goroutine,
+// writes to port o.
+func (r *rig) answered(i, o int, frame []byte) []byte {
 	r.t.Helper()
+	lane := r.e.lanes[i]
+	lane.handle(lane.buf[packet.Headroom:][:copy(lane.buf[packet.Headroom:], frame)])
 	select {
 	case <-r.ports[o].wrote:
 		return r.ports[o].take()[0]

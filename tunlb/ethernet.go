@@ -55,7 +55,7 @@ func (l *lane) admitLocked(h *packet.Ethernet, frame []byte, now time.Duration) 
 	case h.Src.IsGroup() || h.Src.IsZero():
 		return packet.BadEthernet
 	case h.Src == s.mac:
-		s.loops++
+		s.loops, s.signAt = s.loops+1, now
 		return packet.Loop
 	case !sound(frame):
 		return packet.BadVnet
@@ -65,7 +65,7 @@ func (l *lane) admitLocked(h *packet.Ethernet, frame []byte, now time.Duration) 
 		return packet.Suppressed
 	}
 	if s.stations.learn(h.Src, l.id, now) {
-		s.moves++
+		s.moves, s.signAt = s.moves+1, now
 	}
 	return packet.None
 }

@@ -66,16 +66,12 @@ func TestRefusals(t *testing.T) {
 				pt.Quoted(pt.SrcDst(client, at(f.vip, 81))), pt.ValidChecksums())
 		}
 		// A port without a service: the host resets, or says unreachable.
-		r.send(0, 0, pt.TCP(t, client, at(f.vip, 9), syn, pt.Seq(1000)))
-		pt.Check(t, r.later(0), pt.SrcDst(at(f.vip, 9), client), pt.HasFlags(packet.TCPRst|packet.TCPAck), pt.HasAck(1001), pt.ValidChecksums())
-		r.send(0, 0, pt.UDP(t, client, at(f.vip, 9), pt.PayloadLen(5)))
-		pt.Check(t, r.later(0), pt.HasICMP(f.icmpUnreachable, f.codePort), pt.Quoted(pt.SrcDst(client, at(f.vip, 9))))
+		pt.Check(t, r.answered(0, 0, pt.TCP(t, client, at(f.vip, 9), syn, pt.Seq(1000))), pt.SrcDst(at(f.vip, 9), client), pt.HasFlags(packet.TCPRst|packet.TCPAck), pt.HasAck(1001), pt.ValidChecksums())
+		pt.Check(t, r.answered(0, 0, pt.UDP(t, client, at(f.vip, 9), pt.PayloadLen(5))), pt.HasICMP(f.icmpUnreachable, f.codePort), pt.Quoted(pt.SrcDst(client, at(f.vip, 9))))
 		// A stray segment to a service.
-		r.send(0, 0, pt.TCP(t, client, at(f.vip, 80), ack(), pt.Ack(77)))
-		pt.Check(t, r.later(0), pt.SrcDst(at(f.vip, 80), client), pt.HasFlags(packet.TCPRst), pt.HasSeq(77))
+		pt.Check(t, r.answered(0, 0, pt.TCP(t, client, at(f.vip, 80), ack(), pt.Ack(77))), pt.SrcDst(at(f.vip, 80), client), pt.HasFlags(packet.TCPRst), pt.HasSeq(77))
 		// Ping.
-		r.send(0, 0, pt.Echo(t, f.client, f.vip, 7, 1))
-		pt.Check(t, r.later(0), pt.SrcDst(at(f.vip, 0), at(f.client, 7)), pt.ValidChecksums())
+		pt.Check(t, r.answered(0, 0, pt.Echo(t, f.client, f.vip, 7, 1)), pt.SrcDst(at(f.vip, 0), at(f.client, 7)), pt.ValidChecksums())
 	})
 }
 
@@ -161,8 +157,7 @@ func TestReload(t *testing.T) {
 			t.Fatal(err)
 		}
 		pt.Check(t, r.one(0, 0, pt.TCP(t, first, vip, ack())), pt.SrcDst(first, at(f.rs1, 8080)))
-		r.send(0, 0, pt.TCP(t, second, vip, ack(), pt.Ack(5)))
-		pt.Check(t, r.later(0), pt.SrcDst(vip, second), pt.HasFlags(packet.TCPRst))
+		pt.Check(t, r.answered(0, 0, pt.TCP(t, second, vip, ack(), pt.Ack(5))), pt.SrcDst(vip, second), pt.HasFlags(packet.TCPRst))
 		pt.Check(t, r.one(0, 0, datagram), pt.SrcDst(first, at(f.rs2, 5353)))
 	})
 }
@@ -253,6 +248,5 @@ func TestApplyRefused(t *testing.T) {
 		t.Fatal("a doubled service was accepted")
 	}
 	pt.Check(t, r.one(0, 0, pt.TCP(t, at(f.client, 40000), at(f.vip, 80), syn)), pt.SrcDst(at(f.client, 40000), at(f.rs1, 8080)))
-	r.send(0, 0, pt.Echo(t, f.client, f.vip, 7, 1))
-	r.later(0)
+	r.answered(0, 0, pt.Echo(t, f.client, f.vip, 7, 1))
 }

@@ -14,11 +14,12 @@ type SegmentStatus struct {
 	Ports      []string          `json:"ports"`
 	MAC        packet.MAC        `json:"mac"` // tunlb's own
 	Own        []netip.Addr      `json:"own"`
-	Stations   int               `json:"stations"` // MACs heard of late
-	Moves      uint64            `json:"moves"`    // stations heard at another port than before
-	Loops      uint64            `json:"loops"`    // frames of tunlb's own that came back
-	Foreign    uint64            `json:"foreign"`  // claims to a neighbour's address by another MAC; not believed
-	Pinned     uint64            `json:"pinned"`   // the same where the MAC is configured
+	Stations   int               `json:"stations"`    // MACs heard of late
+	Moves      uint64            `json:"moves"`       // stations heard at another port than before
+	Loops      uint64            `json:"loops"`       // frames of tunlb's own that came back
+	LoopAge    time.Duration     `json:"loop_age_ns"` // since the last of either; -1: never
+	Foreign    uint64            `json:"foreign"`     // claims to a neighbour's address by another MAC; not believed
+	Pinned     uint64            `json:"pinned"`      // the same where the MAC is configured
 	Neighbours []NeighbourStatus `json:"neighbours"`
 	Suppressed map[string]uint64 `json:"suppressed"` // servers' claims to VIPs, by kind of message
 	Conflicts  []ConflictStatus  `json:"conflicts,omitempty"`
@@ -39,7 +40,7 @@ type ConflictStatus struct {
 	VIP    netip.Addr    `json:"vip"`
 	MAC    packet.MAC    `json:"mac"`
 	Server string        `json:"server,omitempty"`
-	Kind   string        `json:"kind"` // of its last message: request, probe, reply or announcement
+	Kind   string        `json:"kind"` // of its last message: request, reply or announcement
 	Port   string        `json:"port"`
 	Count  uint64        `json:"count"`
 	Age    time.Duration `json:"age_ns"` // since its last message
@@ -58,8 +59,11 @@ func sideName(s neigh.Side) string {
 func (s *segment) statusLocked() SegmentStatus {
 	now := s.engine.now()
 	counters := s.neigh.Counters()
-	out := SegmentStatus{MAC: s.mac, Stations: len(s.stations), Moves: s.moves, Loops: s.loops,
+	out := SegmentStatus{MAC: s.mac, Stations: len(s.stations), Moves: s.moves, Loops: s.loops, LoopAge: -1,
 		Foreign: counters.Foreign, Pinned: counters.Pinned, Neighbours: []NeighbourStatus{}, Suppressed: map[string]uint64{}}
+	if s.moves+s.loops > 0 {
+		out.LoopAge = now - s.signAt
+	}
 	for _, l := range s.ports {
 		out.Ports = append(out.Ports, l.Port.Name())
 		out.Own = append(out.Own, l.Own...)

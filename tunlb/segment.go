@@ -24,8 +24,10 @@ type segment struct {
 	own      []netip.Prefix  // tunlb's own addresses, with the length of their network's prefix
 
 	// Signs of a loop between the ports: stations that have moved from one to another, and frames of our
-	// own that came back. told is how many there were, and when, at the last word about it.
+	// own that came back, and when there was the last. told is how many there were, and when, at the last
+	// word about it.
 	moves, loops uint64
+	signAt       time.Duration
 	told         struct {
 		signs uint64
 		at    time.Duration

@@ -90,6 +90,122 @@ func TestDoctorOwnVIP(t *testing.T) {
 	}
 }
 
+// TestDoctorOwnAddress: the box has an address that is to be tunlb's own. On lo, and quiet, it may.
+func TestDoctorOwnAddress(t *testing.T) {
+	needLab(t)
+	for _, o := range []labnet.DROptions{{Quiet: true}, {Quiet: true, Packet: true}} {
+		device, port := "br0", "tap0"
+		if o.Packet {
+			device, port = "eth0", "eth0"
+		}
+		for i, own := range []string{labnet.TunlbAddr, labnet.TunlbAddr6} {
+			addr := netip.MustParseAddr(own)
+			network := netip.PrefixFrom(addr, []int{24, 64}[i])
+			s := openDirect(t, o, false)
+			s.run("lb", "sysctl", "-w", "net.ipv4.conf.all.arp_ignore=1")
+			s.must(s.lab.NS("lb").AddAddress("lo", netip.PrefixFrom(addr, addr.BitLen())))
+			s.wantTroubles(s.findings("-f", s.config))
+			s.run("lb", "ip", "addr", "del", netip.PrefixFrom(addr, addr.BitLen()).String(), "dev", "lo")
+			write := fmt.Sprintf("write another address of %s instead of %s for port %s into %s, ", network.Masked(), own, port, s.config)
+			want := doctor.Finding{Severity: doctor.Fail, Check: "arp", Subject: device, Text: "has " + own + ", but this is to be tunlb's own on port " + port}
+			check := func(then string, args ...string) {
+				t.Helper()
+				s.must(s.lab.NS("lb").AddAddress(device, network))
+				want.Fix = write + then
+				s.wantTroubles(s.findings(args...), want)
+				s.run("lb", "ip", "addr", "del", network.String(), "dev", device)
+				s.wantTroubles(s.findings(args...))
+			}
+			check("then: tunlb check "+s.config, "-f", s.config)
+			s.start()
+			s.untilUp()
+			check(fmt.Sprintf("then start tunlb anew: tunlb check %s && kill %d && tunlb run -f %[1]s", s.config, s.status().Daemon.PID))
+			s.stop()
+		}
+	}
+}
+
+// TestDoctorSwitch: a bridge that has the interfaces of the switch, and VLANs on one.
+func TestDoctorSwitch(t *testing.T) {
+	needLab(t)
+	s := openDirect(t, labnet.DROptions{Quiet: true, Shape: labnet.Inline, Packet: true}, false)
+	s.run("lb", "ip", "link", "add", "br9", "type", "bridge")
+	check := func(args ...string) {
+		t.Helper()
+		var want []doctor.Finding
+		for _, device := range []string{"eth0", "eth1"} {
+			s.run("lb", "ip", "link", "set", device, "master", "br9")
+			want = append(want, doctor.Finding{Severity: doctor.Fail, Check: "port", Subject: device, Text: "is a port of br9, which passes frames on without tunlb", Fix: "ip link set " + device + " nomaster"})
+		}
+		list := s.findings(args...)
+		s.wantTroubles(list, want...)
+		s.mend(list)
+		s.wantTroubles(s.findings(args...))
+	}
+	check("-f", s.config)
+	if _, err := s.lab.NS("lb").Command(t.Context(), "ip", "link", "add", "link", "eth1", "name", "eth1.5", "type", "vlan", "id", "5").Output(); err == nil {
+		if list := s.findings("-f", s.config); !slices.ContainsFunc(list, func(f doctor.Finding) bool {
+			return f.Severity == doctor.Note && f.Subject == "eth1" && strings.Contains(f.Text, "frames of VLANs (eth1.5)")
+		}) {
+			t.Errorf("VLANs are not told of: %+v", list)
+		}
+		s.run("lb", "ip", "link", "del", "eth1.5")
+	}
+	s.start()
+	t.Cleanup(s.stop)
+	s.untilUp()
+	check()
+	s.run("lb", "ip", "link", "del", "br9")
+}
+
+// TestDoctorLoop: somebody joins the bridges of the two sides.
+func TestDoctorLoop(t *testing.T) {
+	needLab(t)
+	s := openDirect(t, labnet.DROptions{Quiet: true, Shape: labnet.Inline}, true)
+	s.wantTroubles(s.findings())
+	s.run("lb", "ip", "link", "add", "left", "up", "master", "clients", "type", "veth", "peer", "name", "right")
+	s.run("lb", "ip", "link", "set", "right", "up", "master", "servers")
+	s.until("tunlb's own frames come back", func() error {
+		if n := s.segment().Loops; n == 0 {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
+	s.run("lb", "ip", "link", "del", "left")
+	found := slices.DeleteFunc(s.findings(), func(f doctor.Finding) bool { return f.Check != "loop" })
+	s.wantTroubles(found, doctor.Finding{
+		Severity: doctor.Fail, Check: "loop", Subject: "tap0, tap1", Text: "there is a loop between the ports",
+		Fix: "bridge link  # find the bridge or cable that joins the two sides, and take one port out: ip link set PORT nomaster",
+	})
+}
+
+// TestDoctorUnlooked: before the start nothing is ok that only a running tunlb sees.
+func TestDoctorUnlooked(t *testing.T) {
+	shapes(t, func(*labnet.DROptions) {}, func(t *testing.T, o labnet.DROptions) {
+		s := openDirect(t, o, false)
+		ok := func(args ...string) (checks []string) {
+			for _, f := range s.findings(args...) {
+				if f.Severity == doctor.OK && slices.Contains([]string{"arp", "loop", "mtu", "offload", "gateway", "passing", "neighbour"}, f.Check) {
+					checks = append(checks, f.Check)
+				}
+			}
+			return checks
+		}
+		if checks := ok("-f", s.config); len(checks) > 0 {
+			t.Errorf("before the start ok is said of %v", checks)
+		}
+		s.start()
+		t.Cleanup(s.stop)
+		s.untilUp()
+		s.sequence("client", "http://"+hostPort(vips[0], 80)+"/", 4)
+		for _, want := range []string{"arp", "loop", "passing", "neighbour"} {
+			if checks := ok(); !slices.Contains(checks, want) {
+				t.Errorf("ok is said of %v, and not of %s", checks, want)
+			}
+		}
+	})
+}
+
 // TestDoctorBridge: one that is down, is missing, has ports of several MTUs, or a packet filter.
 func TestDoctorBridge(t *testing.T) {
 	needLab(t)
@@ -107,7 +223,11 @@ func TestDoctorBridge(t *testing.T) {
 	check(doctor.Finding{Severity: doctor.Warn, Check: "mtu", Subject: "rs2", Text: "has MTU 1400, the other ports of bridge br0 1500", Fix: "ip link set dev rs2 mtu 1500"})
 	s.run("lb", "nft", "add table ip filter; add chain ip filter forward { type filter hook forward priority 0 ; }")
 	if b := s.number("lb", "/proc/sys/net/bridge/bridge-nf-call-iptables"); b == "1" {
-		check(doctor.Finding{Severity: doctor.Warn, Check: "netfilter", Subject: "br0", Text: "frames between its ports go through ip filter forward", Fix: "sysctl -w net.bridge.bridge-nf-call-iptables=0"})
+		fix := "sysctl -w net.bridge.bridge-nf-call-iptables=0"
+		if s.number("lb", "/proc/sys/net/bridge/bridge-nf-call-ip6tables") == "1" {
+			fix += " net.bridge.bridge-nf-call-ip6tables=0"
+		}
+		check(doctor.Finding{Severity: doctor.Warn, Check: "netfilter", Subject: "br0", Text: "frames between its ports go through ip filter forward", Fix: fix})
 	}
 	s.run("lb", "ip", "link", "del", "br0")
 	check(doctor.Finding{Severity: doctor.Fail, Check: "port", Subject: "br0", Text: "there is no such bridge, but port tap0 is to join it", Fix: "ip link add br0 type bridge && ip link set dev br0 up"})
@@ -129,7 +249,8 @@ func TestDoctorInterface(t *testing.T) {
 	s.mend(list)
 	s.wantTroubles(s.findings("-f", s.config))
 	s.run("lb", "ip", "link", "set", "dev", "eth0", "name", "wan0")
-	s.wantTroubles(s.findings("-f", s.config), doctor.Finding{Severity: doctor.Fail, Check: "port", Subject: "eth0", Text: "there is no such interface", Fix: "ip link"})
+	s.wantTroubles(s.findings("-f", s.config), doctor.Finding{Severity: doctor.Fail, Check: "port", Subject: "eth0", Text: "there is no such interface",
+		Fix: fmt.Sprintf("write the name of a free Ethernet interface (wan0) for port eth0 into %s, then: tunlb check %[1]s", s.config)})
 }
 
 // TestDoctorNoVIP: servers that have not got the VIP never come past the first packet.

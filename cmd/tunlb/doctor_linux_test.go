@@ -327,10 +327,11 @@ func TestDoctorMTU(t *testing.T) {
 	s := openLab(t, labnet.Story(labnet.StoryOptions{}), "ports: [{name: tunlb0, addresses: [10.255.0.1/30, fd00:7474::1/126], mtu: 1400}]\n"+storyConfig)
 	want := doctor.Finding{
 		Severity: doctor.Warn, Check: "mtu", Subject: "tunlb0", Text: "has MTU 1400, but eth0 1500",
-		Fix: fmt.Sprintf("tunlb check %s  # after `mtu: 1500` for this port; then start tunlb anew", s.config),
+		Fix: fmt.Sprintf("write `mtu: 1500` for port tunlb0 into %s, then: tunlb check %[1]s", s.config),
 	}
 	s.wantTroubles(s.findings("-f", s.config), want)
 	s.start()
+	want.Fix = fmt.Sprintf("write `mtu: 1500` for port tunlb0 into %s, then start tunlb anew: tunlb check %[1]s && kill %d && tunlb run -f %[1]s", s.config, s.status().Daemon.PID)
 	s.wantTroubles(s.findings(), want)
 	s.stop()
 	s.write("ports: [{name: tunlb0, addresses: [10.255.0.1/30, fd00:7474::1/126], mtu: 1500}]\n" + storyConfig)
@@ -423,7 +424,7 @@ func TestDoctorPorts(t *testing.T) {
 	s := openLab(t, labnet.Story(labnet.StoryOptions{}), "ports: [{name: eth0, addresses: [10.255.0.1/30, fd00:7474::1/126]}]\n"+storyConfig)
 	s.wantTroubles(s.findings("-f", s.config), doctor.Finding{
 		Severity: doctor.Fail, Check: "port", Subject: "eth0", Text: "the name is taken by an interface of another kind",
-		Fix: fmt.Sprintf("tunlb check %s  # after `name: tunlb0` for this port", s.config),
+		Fix: fmt.Sprintf("write another name, such as `name: tunlb0`, for port eth0 into %s, then: tunlb check %[1]s", s.config),
 	})
 	s.write(storyConfig)
 	s.wantTroubles(s.findings("-f", s.config))

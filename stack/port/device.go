@@ -1,7 +1,10 @@
 package port
 
 import (
+	"errors"
+	"os"
 	"sync/atomic"
+	"syscall"
 
 	"golang.zx2c4.com/wireguard/tun"
 
@@ -43,3 +46,16 @@ func (d *device) drain(readMTU func() (int, error), done func()) {
 func (d *device) Name() string      { return d.name }
 func (d *device) Link() packet.Link { return packet.LinkIP }
 func (d *device) MTU() int          { return int(d.mtu.Load()) }
+
+// close waits for the wireguard device's goroutines: they hold the descriptor, too, and the interface
+// lives as long as one holds it.
+func (d *device) close() error {
+	err := d.dev.Close()
+	<-d.drained
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) {
+		// Close woke a listener that a netlink message had woken already, and which has taken its end
+		// of the pipe away. All is closed as it should be.
+		return nil
+	}
+	return err
+}

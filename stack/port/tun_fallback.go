@@ -109,7 +109,7 @@ func (p *fallbackPort) Close() error {
 	if p.closed.Swap(true) {
 		return nil
 	}
-	return p.dev.Close()
+	return p.device.close()
 }
 
 func (p *fallbackPort) stats() Stats { return Stats{Segmented: p.segmented.Load()} }

@@ -2,7 +2,6 @@ package port
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"os"
 
@@ -104,19 +103,6 @@ func portOn(d *device, file *os.File, offload Offload) (Port, error) {
 		return newFallbackPort(d, batch, func() bool { return deleted(file) }), nil
 	}
 	return nil, errOffload(offload)
-}
-
-// close waits for the wireguard device's goroutines: they hold the descriptor,
-// too, and the interface lives as long as one holds it.
-func (d *device) close() error {
-	err := d.dev.Close()
-	<-d.drained
-	if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
-		// Close woke a listener that a netlink message had woken already, and
-		// which has taken its end of the pipe away. All is closed as it should be.
-		return nil
-	}
-	return err
 }
 
 // deleted says whether the device has been deleted under its descriptor.

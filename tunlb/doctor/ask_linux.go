@@ -90,9 +90,9 @@ func readOffloads(dev *link) {
 	if v, err := ethtool(fd, dev.name, unix.ETHTOOL_GTXCSUM); err == nil {
 		dev.txOff = v == 0
 	}
-	const rxVLAN, lro = 1 << 8, 1 << 15 // ETH_FLAG_*
+	const lro = 1 << 15 // ETH_FLAG_LRO
 	if v, err := ethtool(fd, dev.name, unix.ETHTOOL_GFLAGS); err == nil {
-		dev.rxVLAN, dev.lro = v&rxVLAN != 0, v&lro != 0
+		dev.lro = v&lro != 0
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,6 +39,14 @@ services:
 `
 
 const switchFile = `ports: [{name: eth0, type: packet, side: clients, addresses: [203.0.113.2/24]}, {name: eth1, type: packet, side: servers}]
+services: [{name: web, listen: "203.0.113.22:80/tcp", mode: dr, servers: [203.0.113.10]}]
+`
+
+const oneArmFile = `ports: [{name: eth0, type: packet, addresses: [203.0.113.2/24]}]
+services: [{name: web, listen: "203.0.113.22:80/tcp", mode: dr, servers: [203.0.113.10]}]
+`
+
+const oneFamilyFile = `ports: [{name: tap0, type: tap, bridge: br0, addresses: [203.0.113.2/24]}]
 services: [{name: web, listen: "203.0.113.22:80/tcp", mode: dr, servers: [203.0.113.10]}]
 `
 
@@ -147,8 +156,12 @@ func TestHealthy(t *testing.T) {
 // TestChecks spoils one fact at a time.
 func TestChecks(t *testing.T) {
 	const (
-		mtuFix = "tunlb check tunlb.yaml  # after `mtu: %d` for this port; then start tunlb anew"
-		mknod  = "mkdir -p /dev/net && mknod /dev/net/tun c 10 200 && chmod 0666 /dev/net/tun"
+		anew    = ", then start tunlb anew: tunlb check tunlb.yaml && kill 7 && tunlb run -f tunlb.yaml"
+		mtuFix  = "write `mtu: %d` for port %s into tunlb.yaml" + anew
+		rename  = "write another name, such as `name: tunlb1`, for port %s into tunlb.yaml"
+		check   = ", then: tunlb check tunlb.yaml"
+		loopFix = "bridge link  # find the bridge or cable that joins the two sides, and take one port out: ip link set PORT nomaster"
+		mknod   = "mkdir -p /dev/net && mknod /dev/net/tun c 10 200 && chmod 0666 /dev/net/tun"
 	)
 	for _, test := range []struct {
 		name, file string
@@ -180,14 +193,28 @@ func TestChecks(t *testing.T) {
 
 		{"device gone", natFile, func(f *facts) { f.box().links[3].name = "x" }, Finding{Fail, "port", "tunlb0", "somebody has deleted it", "tunlb run -f tunlb.yaml", false}},
 		{"device down", natFile, device("tunlb0", func(l *link) { l.up = false }), Finding{Fail, "port", "tunlb0", "is down", "ip link set dev tunlb0 up", false}},
-		{"device taken", natFile, edits(stopped, func(f *facts) { f.box().links[2].name = "tunlb0" }), Finding{Fail, "port", "tunlb0", "an interface of another kind", "tunlb check tunlb.yaml  # after `name: tunlb1` for this port", false}},
-		{"device in use", natFile, edits(stopped, func(f *facts) { f.box().links[3].name = "tunlb0" }), Finding{Fail, "port", "tunlb0", "in use by another process", "tunlb check tunlb.yaml  # after `name: tunlb1` for this port", false}},
-		{"tap is tun", drFile, device("tap0", func(l *link) { l.tap = false }), Finding{Fail, "port", "tap0", "an interface of another kind", "tunlb check tunlb.yaml  # after `name: tunlb1` for this port", false}},
+		{"device taken", natFile, edits(stopped, func(f *facts) { f.box().links[2].name = "tunlb0" }), Finding{Fail, "port", "tunlb0", "an interface of another kind", fmt.Sprintf(rename, "tunlb0") + check, false}},
+		{"device in use", natFile, edits(stopped, func(f *facts) { f.box().links[3].name = "tunlb0" }), Finding{Fail, "port", "tunlb0", "in use by another process", fmt.Sprintf(rename, "tunlb0") + check, false}},
+		{"tap is tun", drFile, device("tap0", func(l *link) { l.tap = false }), Finding{Fail, "port", "tap0", "an interface of another kind", fmt.Sprintf(rename, "tap0") + anew, false}},
 		{"bridge missing", drFile, func(f *facts) { f.box().links[5].name = "x" }, Finding{Fail, "port", "br0", "there is no such bridge", "ip link add br0 type bridge && ip link set dev br0 up", false}},
-		{"bridge is none", drFile, device("br0", func(l *link) { l.kind = "veth" }), Finding{Fail, "port", "br0", "is no bridge", "ip link show type bridge", false}},
+		{"bridge is none", drFile, device("br0", func(l *link) { l.kind = "veth" }), Finding{Fail, "port", "br0", "is no bridge", "ip link  # there is no bridge that is free", false}},
+		{"bridge is none, there is another", drFile, edits(stopped, device("br0", func(l *link) { l.kind = "veth" }), func(f *facts) {
+			f.box().links = append(f.box().links, link{name: "br1", kind: "bridge"})
+		}), Finding{Fail, "port", "br0", "is no bridge", "write the name of a free bridge (br1) for port tap0 into tunlb.yaml" + check, false}},
 		{"bridge left", drFile, device("tap0", func(l *link) { l.master = "" }), Finding{Fail, "port", "tap0", "has left its bridge br0", "ip link set dev tap0 master br0", false}},
 		{"interface without carrier", switchFile, device("eth1", func(l *link) { l.carrier = false }), Finding{Warn, "port", "eth1", "has no carrier", "ip link show dev eth1", false}},
-		{"interface of no frames", switchFile, device("eth1", func(l *link) { l.ethernet = false }), Finding{Fail, "port", "eth1", "is no Ethernet interface", "ip link show type veth", false}},
+		{"interface of no frames", switchFile, device("eth1", func(l *link) { l.ethernet = false }), Finding{Fail, "port", "eth1", "is no Ethernet interface", "write the name of a free Ethernet interface (br0) for port eth1 into tunlb.yaml" + anew, false}},
+		{"no interface", switchFile, edits(stopped, func(f *facts) { f.box().links[1].name = "wan0" }), Finding{Fail, "port", "eth0", "there is no such interface", "write the name of a free Ethernet interface (wan0, br0) for port eth0 into tunlb.yaml" + check, false}},
+		{"no interface at all", switchFile, edits(stopped, func(f *facts) {
+			f.box().links = f.box().links[:3:3]
+			f.box().links[1].name = "dummy0"
+			f.box().links[1].kind = "dummy"
+		}), Finding{Fail, "port", "eth0", "there is no such interface", "ip link  # there is no Ethernet interface that is free", false}},
+		{"interface in a bridge", switchFile, device("eth1", func(l *link) { l.master = "br0" }), Finding{Fail, "port", "eth1", "is a port of br0", "ip link set eth1 nomaster", false}},
+		{"interface in a bridge, before", switchFile, edits(stopped, device("eth0", func(l *link) { l.master = "br0" })), Finding{Fail, "port", "eth0", "is a port of br0", "ip link set eth0 nomaster", false}},
+		{"interface with VLANs", switchFile, func(f *facts) {
+			f.box().links = append(f.box().links, link{name: "eth1.5", kind: "vlan", parent: "eth1"}, link{name: "v6", kind: "vlan", parent: "eth1"})
+		}, Finding{Note, "port", "eth1", "frames of VLANs (eth1.5, v6) do not pass between packet ports", "", false}},
 
 		{"forwarding off", natFile, set("ipv4/ip_forward", "0"), Finding{Fail, "forwarding", "net.ipv4.ip_forward", "is 0", "sysctl -w net.ipv4.ip_forward=1", false}},
 		{"forwarding off, IPv6", natFile, set("ipv6/conf/all/forwarding", "0"), Finding{Fail, "forwarding", "net.ipv6.conf.all.forwarding", "is 0", "sysctl -w net.ipv6.conf.all.forwarding=1", false}},
@@ -236,6 +263,7 @@ func TestChecks(t *testing.T) {
 		{"gateway behind a router", natFile, edits(traffic(0, 3, 0), func(f *facts) { f.servers[0].route.gateway = netip.MustParseAddr("192.168.0.1") }), Finding{Fail, "gateway", "web/rs1", "its way back to the clients", "ip route get 198.51.100.7  # on rs1 and on 192.168.0.1: has to lead here", false}},
 
 		{"conflict", drFile, segment(tunlb.SegmentStatus{Conflicts: []tunlb.ConflictStatus{{VIP: netip.MustParseAddr("203.0.113.22"), Server: "rs1", Port: "tap0", Kind: "reply", Count: 2, Fix: "do it"}}}), Finding{Fail, "arp", "203.0.113.22", "rs1 (00:00:00:00:00:00) claims it on tap0 (reply, 2 times)", "do it", false}},
+		{"conflict, once", drFile, segment(tunlb.SegmentStatus{Conflicts: []tunlb.ConflictStatus{{VIP: netip.MustParseAddr("203.0.113.22"), Server: "rs1", Port: "tap0", Kind: "reply", Count: 1, Fix: "do it"}}}), Finding{Fail, "arp", "203.0.113.22", "(reply, 1 time)", "do it", false}},
 		{"conflict of old", drFile, segment(tunlb.SegmentStatus{Conflicts: []tunlb.ConflictStatus{{VIP: netip.MustParseAddr("203.0.113.22"), Server: "rs1", Port: "tap0", Count: 2, Age: time.Minute}}}), Finding{Note, "arp", "203.0.113.22", "not in the last 1m0s", "", false}},
 		{"own VIP", drFile, func(f *facts) {
 			f.box().addresses = append(f.box().addresses, address{netip.MustParsePrefix("203.0.113.22/32"), "lo"})
@@ -243,27 +271,39 @@ func TestChecks(t *testing.T) {
 		{"own VIP, IPv6", drFile, func(f *facts) {
 			f.box().addresses = append(f.box().addresses, address{netip.MustParsePrefix("2001:db8:113::22/64"), "br0"})
 		}, Finding{Fail, "arp", "br0", "this kernel answers for it on br0", "ip -6 addr del 2001:db8:113::22/64 dev br0", false}},
+		{"own VIP on another interface", drFile, edits(set("ipv4/conf/all/arp_ignore", "1"), has("203.0.113.22/32", "eth0")), Finding{Fail, "arp", "eth0", "has the VIP 203.0.113.22: tunlb refuses", "ip addr del 203.0.113.22/32 dev eth0", false}},
+		{"own VIP on another interface, IPv6, before", drFile, edits(stopped, has("2001:db8:113::22/128", "eth0")), Finding{Fail, "arp", "eth0", "has the VIP 2001:db8:113::22: tunlb refuses", "ip -6 addr del 2001:db8:113::22/128 dev eth0", false}},
+		{"own VIP on lo and elsewhere", drFile, edits(set("ipv4/conf/all/arp_ignore", "1"), has("203.0.113.22/32", "lo"), has("203.0.113.22/24", "eth0")), Finding{Fail, "arp", "eth0", "has the VIP 203.0.113.22", "ip addr del 203.0.113.22/24 dev eth0", false}},
+		{"own address", drFile, has("203.0.113.2/24", "eth0"), Finding{Fail, "arp", "eth0", "has 203.0.113.2, but this is to be tunlb's own on port tap0", "write another address of 203.0.113.0/24 instead of 203.0.113.2 for port tap0 into tunlb.yaml" + anew, false}},
+		{"own address, IPv6, before", drFile, edits(stopped, has("2001:db8:113::2/64", "br0")), Finding{Fail, "arp", "br0", "has 2001:db8:113::2, but this is to be tunlb's own", "write another address of 2001:db8:113::/64 instead of 2001:db8:113::2 for port tap0 into tunlb.yaml" + check, false}},
+		{"own address of a packet port, before", switchFile, edits(stopped, has("203.0.113.2/24", "eth1")), Finding{Fail, "arp", "eth1", "has 203.0.113.2, but this is to be tunlb's own on port eth0", "write another address of 203.0.113.0/24 instead of 203.0.113.2 for port eth0 into tunlb.yaml" + check, false}},
+		{"loop", switchFile, segment(tunlb.SegmentStatus{Ports: []string{"eth0", "eth1"}, Loops: 1}), Finding{Fail, "loop", "eth0, eth1", "there is a loop between the ports: since the start 1 frame of tunlb's own came back, and stations moved from port to port 0 times", loopFix, false}},
+		{"stations that move", switchFile, segment(tunlb.SegmentStatus{Ports: []string{"eth0", "eth1"}, Moves: 1001}), Finding{Fail, "loop", "eth0, eth1", "there is a loop between the ports: since the start 0 frames of tunlb's own came back, and stations moved from port to port 1001 times", loopFix, false}},
 		{"direct server down", drFile, segment(tunlb.SegmentStatus{Ports: []string{"tap0"}, Neighbours: []tunlb.NeighbourStatus{{Address: v6, State: "failed", Server: "rs1"}}}), Finding{Fail, "neighbour", "rs1", "2001:db8:c0::10 does not answer neighbour discovery on tap0 (failed)", "ip -6 addr show to 2001:db8:c0::10  # on rs1: its interface has to be up and have the address", false}},
 		{"router down", drFile, segment(tunlb.SegmentStatus{Ports: []string{"tap0"}, Neighbours: []tunlb.NeighbourStatus{{Address: lb4, State: "incomplete"}}}), Finding{Warn, "neighbour", "192.168.0.100", "does not answer ARP on tap0", "ip neigh show 192.168.0.100  # on another host of the segment", false}},
 		{"down for another reason", drFile, func(f *facts) { f.status.Services[0].Servers[0].Down = "drained" }, Finding{Fail, "neighbour", "web/rs1", "gets no new connections: drained", "ping -c 1 203.0.113.10  # on another host of the segment", false}},
 		{"passing", drFile, func(f *facts) { f.status.Services[1].Servers[0].Passing = 5 }, Finding{Note, "passing", "web6/rs1", "5 packets of its answers", "ip -6 route replace default via 2001:db8:113::1  # on rs1", false}},
 		{"server without the VIP", drFile, conns("web6", "[2001:db8:113::10]:80", "SYN_RECV", "SYN_RECV"), Finding{Warn, "passing", "web6/rs1", "2 connections, and none has come past its first packet", "ip -6 addr add 2001:db8:113::22/128 dev lo  # on rs1", false}},
 
-		{"TUN too small", natFile, device("eth1", func(l *link) { l.mtu = 9000 }), Finding{Warn, "mtu", "tunlb0", "has MTU 1500, but eth1 9000", fmt.Sprintf(mtuFix, 9000), false}},
+		{"TUN too small", natFile, device("eth1", func(l *link) { l.mtu = 9000 }), Finding{Warn, "mtu", "tunlb0", "has MTU 1500, but eth1 9000", fmt.Sprintf(mtuFix, 9000, "tunlb0"), false}},
 		{"bridge port too small", drFile, func(f *facts) {
 			f.box().links = append(f.box().links, link{name: "veth2", mtu: 1400, kind: "veth", master: "br0"})
 		}, Finding{Warn, "mtu", "veth2", "has MTU 1400, the other ports of bridge br0 1500", "ip link set dev veth2 mtu 1500", false}},
-		{"tap too small", drFile, device("tap0", func(l *link) { l.mtu = 1400 }), Finding{Warn, "mtu", "tap0", "has MTU 1400, the other ports of bridge br0 1500", fmt.Sprintf(mtuFix, 1500), false}},
+		{"tap too small", drFile, device("tap0", func(l *link) { l.mtu = 1400 }), Finding{Warn, "mtu", "tap0", "has MTU 1400, the other ports of bridge br0 1500", fmt.Sprintf(mtuFix, 1500, "tap0"), false}},
 		{"halves of a switch", switchFile, device("eth1", func(l *link) { l.mtu = 1400 }), Finding{Warn, "mtu", "eth1", "has MTU 1400, and eth0 of the same segment 1500", "ip link set dev eth1 mtu 1500", false}},
 
-		{"segmented", natFile, func(f *facts) { f.status.Ports[0].Segmented = 4 }, Finding{Warn, "offload", "tunlb0", "tunlb has cut 4", "tunlb check tunlb.yaml  # after `offload: tcp` for this port; then start tunlb anew", false}},
+		{"segmented", natFile, func(f *facts) { f.status.Ports[0].Segmented = 4 }, Finding{Warn, "offload", "tunlb0", "tunlb has cut 4", "write `offload: tcp` for port tunlb0 into tunlb.yaml" + anew, false}},
 		{"LRO", switchFile, device("eth1", func(l *link) { l.lro = true }), Finding{Fail, "offload", "eth1", "large receive offload is on", "ethtool -K eth1 lro off", false}},
-		{"VLAN tags", switchFile, device("eth1", func(l *link) { l.rxVLAN = true }), Finding{Note, "offload", "eth1", "takes VLAN tags off", "ethtool -K eth1 rxvlan off", false}},
 		{"no transmit offload", drFile, device("veth1", func(l *link) { l.txOff = true }), Finding{Note, "offload", "veth1", "transmit offload is off", "ethtool -K veth1 tx on tso on gso on", false}},
 
 		{"forward policy", natFile, func(f *facts) { f.box().chains = []chain{{"ip", "filter", "FORWARD", "forward", true}} }, Finding{Note, "netfilter", "ip filter FORWARD", "drops forwarded packets", "nft 'insert rule ip filter FORWARD iifname tunlb0 accept; insert rule ip filter FORWARD oifname tunlb0 accept'", false}},
 		{"bridge filter, no rules", drFile, set("bridge/bridge-nf-call-iptables", "1"), Finding{Note, "netfilter", "br0", "no rules are loaded", "sysctl -w net.bridge.bridge-nf-call-iptables=0", false}},
-		{"bridge filter", drFile, edits(device("br0", func(l *link) { l.nfCall = true }), func(f *facts) { f.box().chains = []chain{{"inet", "t", "c", "forward", false}} }), Finding{Warn, "netfilter", "br0", "go through inet t c", "ip link set dev br0 type bridge nf_call_iptables 0", false}},
+		{"bridge filter, IPv6", drFile, set("bridge/bridge-nf-call-ip6tables", "1"), Finding{Note, "netfilter", "br0", "no rules are loaded", "sysctl -w net.bridge.bridge-nf-call-ip6tables=0", false}},
+		{"bridge filter, both", drFile, edits(set("bridge/bridge-nf-call-iptables", "1"), set("bridge/bridge-nf-call-ip6tables", "1"), func(f *facts) { f.box().chains = []chain{{"ip6", "t", "c", "forward", false}} }),
+			Finding{Warn, "netfilter", "br0", "go through ip6 t c", "sysctl -w net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0", false}},
+		{"bridge filter, one for all and one its own", drFile, edits(set("bridge/bridge-nf-call-iptables", "1"), device("br0", func(l *link) { l.nfCall = map[int]bool{6: true} })),
+			Finding{Note, "netfilter", "br0", "no rules are loaded", "sysctl -w net.bridge.bridge-nf-call-iptables=0 && ip link set dev br0 type bridge nf_call_ip6tables 0", false}},
+		{"bridge filter of its own", drFile, edits(device("br0", func(l *link) { l.nfCall = map[int]bool{4: true} }), func(f *facts) { f.box().chains = []chain{{"inet", "t", "c", "forward", false}} }), Finding{Warn, "netfilter", "br0", "go through inet t c", "ip link set dev br0 type bridge nf_call_iptables 0", false}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := healthy(t, test.file)
@@ -298,6 +338,13 @@ func TestChecks(t *testing.T) {
 func traffic(service int, in, out uint64) func(*facts) {
 	return func(f *facts) {
 		f.status.Services[service].Servers[0].Traffic = tunlb.Traffic{Conns: 1, InPackets: in, OutPackets: out}
+	}
+}
+
+// has puts an address on a device of the box.
+func has(prefix, device string) func(*facts) {
+	return func(f *facts) {
+		f.box().addresses = append(f.box().addresses, address{netip.MustParsePrefix(prefix), device})
 	}
 }
 
@@ -345,6 +392,14 @@ func TestQuiet(t *testing.T) {
 		})},
 		{"offload off on request", natFile, func(f *facts) { f.config.Ports[0].Offload, f.status.Ports[0].Segmented = "off", 9 }},
 		{"one direct connection came through", drFile, conns("web", "203.0.113.10:80", "SYN_RECV", "SYN_RECV", "ESTABLISHED")},
+		{"own address on lo, quiet", drFile, edits(set("ipv4/conf/all/arp_ignore", "1"), has("203.0.113.2/32", "lo"), has("2001:db8:113::2/128", "lo"))},
+		{"own address of another segment", natFile, has("203.0.113.2/32", "eth0")},
+		{"interface of a one-arm port in a bridge", oneArmFile, device("eth0", func(l *link) { l.master = "br0" })},
+		{"interface of the switch in a VRF", switchFile, edits(device("eth0", func(l *link) { l.master = "br0" }), device("br0", func(l *link) { l.kind = "vrf" }))},
+		{"a loop that is mended", switchFile, segment(tunlb.SegmentStatus{Ports: []string{"eth0", "eth1"}, Loops: 7, Moves: 5000, LoopAge: time.Minute})},
+		{"stations that move now and then", switchFile, segment(tunlb.SegmentStatus{Ports: []string{"eth0", "eth1"}, Moves: 1000})},
+		{"bridge filter of the other family", oneFamilyFile, edits(set("bridge/bridge-nf-call-ip6tables", "1"), func(f *facts) { f.box().chains = []chain{{"ip6", "t", "c", "forward", false}} })},
+		{"bridge filter without rules of the family", oneFamilyFile, edits(set("bridge/bridge-nf-call-iptables", "1"), func(f *facts) { f.box().chains = []chain{{"ip6", "t", "c", "forward", false}} })},
 		{"a larger TUN", natFile, device("tunlb0", func(l *link) { l.mtu = 9000 })},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -356,6 +411,74 @@ func TestQuiet(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestLooked: ok is said of what has been looked at, and of nothing else.
+func TestLooked(t *testing.T) {
+	looked := func(f *facts) map[string]bool {
+		checks := map[string]bool{}
+		for _, got := range f.judge().Findings {
+			if got.Severity == OK {
+				checks[got.Check] = true
+			}
+		}
+		return checks
+	}
+	watching := []string{"neighbour", "gateway", "arp", "loop", "passing", "mtu", "offload"}
+	heard := segment(tunlb.SegmentStatus{Ports: []string{"tap0"}, Neighbours: []tunlb.NeighbourStatus{{Address: v4, State: "reachable", Server: "rs1"}}})
+	for _, test := range []struct {
+		name, file string
+		spoil      func(*facts)
+		want       []string // of watching
+	}{
+		{"nat", natFile, func(*facts) {}, []string{"neighbour", "gateway", "mtu", "offload"}},
+		{"nat, before the start", natFile, edits(stopped, func(f *facts) { f.servers = nil }), nil},
+		{"nat, device missing", natFile, func(f *facts) { f.box().links[3].name = "x" }, []string{"neighbour"}}, // by the box's own connections
+		{"nat, nobody has asked", natFile, edits(traffic(0, 0, 0), traffic(1, 0, 0)), []string{"neighbour", "mtu", "offload"}},
+		{"direct", drFile, heard, []string{"neighbour", "arp", "loop", "passing", "mtu", "offload"}},
+		{"direct, before the start", drFile, stopped, nil},
+		{"direct, device missing", drFile, edits(heard, func(f *facts) { f.box().links[4].name = "x" }), nil},
+		{"direct, namespace gone", drFile, edits(heard, func(f *facts) { f.box().err = errNotNetNS }), nil},
+		{"direct, nobody has asked", drFile, edits(heard, traffic(0, 0, 0), traffic(1, 0, 0)), []string{"neighbour", "arp", "loop", "mtu", "offload"}},
+		{"direct, no neighbours", drFile, segment(tunlb.SegmentStatus{Ports: []string{"tap0"}}), []string{"arp", "loop", "passing", "mtu", "offload"}},
+		{"one port, nothing to compare", oneArmFile, heard, []string{"neighbour", "arp", "loop", "passing", "offload"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := healthy(t, test.file)
+			test.spoil(f)
+			got := looked(f)
+			for _, check := range watching {
+				if want := slices.Contains(test.want, check); got[check] != want {
+					t.Errorf("%s says ok: %t, want %t", check, got[check], want)
+				}
+			}
+		})
+	}
+}
+
+// TestOnce: an address of the switch is one finding, though both of its ports are in one namespace.
+func TestOnce(t *testing.T) {
+	for _, prefix := range []string{"203.0.113.2/24", "203.0.113.22/24"} {
+		f := healthy(t, switchFile)
+		has(prefix, "eth1")(f)
+		if n := f.judge().Count(Fail); n != 1 {
+			t.Errorf("%s: %d findings, want 1", prefix, n)
+		}
+	}
+}
+
+// TestChoose: a host of many devices names a few.
+func TestChoose(t *testing.T) {
+	f := healthy(t, switchFile)
+	stopped(f)
+	f.box().links = f.box().links[:0]
+	for i := range 20 {
+		f.box().links = append(f.box().links, link{name: fmt.Sprintf("veth%d", i), ethernet: true})
+	}
+	want := "write the name of a free Ethernet interface (veth0, veth1, veth2, veth3, veth4, veth5, veth6, veth7, ...) for port eth0 into tunlb.yaml, then: tunlb check tunlb.yaml"
+	if got := checkPorts(f)[0].Fix; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

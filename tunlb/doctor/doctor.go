@@ -42,7 +42,7 @@ type Finding struct {
 	Check    string   `json:"check"`   // one of Checks
 	Subject  string   `json:"subject"` // where: an interface, a namespace, a server
 	Text     string   `json:"text"`
-	Fix      string   `json:"fix,omitempty"` // a command; one for another machine says so in a comment
+	Fix      string   `json:"fix,omitempty"` // a command; one for another machine says so in a comment, an edit of the file comes in words before it
 	cannot   bool
 }
 
@@ -136,6 +136,7 @@ func Checks() []Check {
 		{"server", "servers take connections", checkServers},
 		{"gateway", "servers' answers come back", checkGateway},
 		{"arp", "nobody but tunlb answers for a virtual address", checkARP},
+		{"loop", "no frame comes back past tunlb, the switch", checkLoops},
 		{"passing", "direct routing: answers go past tunlb", checkPassing},
 		{"mtu", "the MTUs along the way fit", checkMTU},
 		{"offload", "super-packets and checksums pass whole", checkOffload},
@@ -162,7 +163,7 @@ func (l *findings) add(s Severity, subject, fix, format string, args ...any) {
 	*l = append(*l, Finding{Severity: s, Subject: subject, Text: fmt.Sprintf(format, args...), Fix: fix})
 }
 
-// orOK is the findings, or that all is well if there are none.
+// orOK is the findings, or that all is well if there are none: for what has been looked at.
 func (l findings) orOK(subject, format string, args ...any) []Finding {
 	if len(l) == 0 {
 		l.add(OK, subject, "", format, args...)

@@ -69,8 +69,9 @@ type link struct {
 	loopback    bool
 	tap         bool // valid iff the kind is tun
 	txOff       bool // checksums are made by the processor
-	lro, rxVLAN bool
-	nfCall      bool // valid iff the kind is bridge
+	lro         bool
+	parent      string       // what a VLAN's device is on
+	nfCall      map[int]bool // by family; nil iff the kind is not bridge
 }
 
 type address struct {
@@ -187,6 +188,15 @@ func (f *facts) listConns(ctx context.Context) {
 // running says whether a daemon answers.
 func (f *facts) running() bool { return f.status != nil }
 
+// watched says that a daemon answers and that none of its devices is missing, so that what it has not told of has not
+// happened.
+func (f *facts) watched() bool {
+	return f.running() && !slices.ContainsFunc(f.ports(), func(p config.Port) bool {
+		s := f.spaces[p.NetNS]
+		return s == nil || s.err != nil || s.link(p.Name) == nil
+	})
+}
+
 // box is the caller's own namespace.
 func (f *facts) box() *space {
 	if s := f.spaces[""]; s != nil {
@@ -245,8 +255,10 @@ func (f *facts) segmentOwn(a netip.Addr) netip.Addr {
 }
 
 // families are those of the routed services: 4, 6 or both.
-func (f *facts) families() (list []int) {
-	for _, s := range f.routed() {
+func (f *facts) families() []int { return familiesOf(f.routed()) }
+
+func familiesOf(services []policy.Spec) (list []int) {
+	for _, s := range services {
 		if n := family(s.Listen.Addr()); !slices.Contains(list, n) {
 			list = append(list, n)
 		}
@@ -295,7 +307,7 @@ func (s *space) link(name string) *link {
 	return nil
 }
 
-// owner is the device that has an address, "" if the namespace does not have it.
+// owner is a device that has an address, "" if the namespace does not have it.
 func (s *space) owner(a netip.Addr) string {
 	for _, have := range s.addresses {
 		if have.prefix.Addr() == a {
@@ -321,11 +333,13 @@ func (s *space) effective(device, name string) int {
 }
 
 // sysctl is the command that writes a setting.
-func sysctl(path string, value int) string {
+func sysctl(path string, value int) string { return "sysctl -w " + assignment(path, value) }
+
+func assignment(path string, value int) string {
 	if strings.Contains(path, ".") { // of a device such as eth0.5: slashes are taken as well
-		return fmt.Sprintf("sysctl -w net/%s=%d", path, value)
+		return fmt.Sprintf("net/%s=%d", path, value)
 	}
-	return fmt.Sprintf("sysctl -w net.%s=%d", strings.ReplaceAll(path, "/", "."), value)
+	return fmt.Sprintf("net.%s=%d", strings.ReplaceAll(path, "/", "."), value)
 }
 
 const netnsDir = "/run/netns/"
@@ -360,6 +374,38 @@ func at(path, what string) string {
 		return what
 	}
 	return what + " in " + strings.TrimPrefix(path, netnsDir)
+}
+
+// count is a number of things.
+func count[N int | uint64](n N, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// edit is a fix by hand: what to write for a port, and the command that has it take effect.
+func (f *facts) edit(p config.Port, format string, args ...any) string {
+	then := "then: tunlb check " + f.here()
+	if f.running() { // a reload takes no changes of ports
+		then = fmt.Sprintf("then start tunlb anew: tunlb check %s && kill %d && tunlb run -f %[1]s", f.here(), f.status.Daemon.PID)
+	}
+	return fmt.Sprintf("write %s for port %s into %s, %s", fmt.Sprintf(format, args...), p.Name, f.here(), then)
+}
+
+// maxNamed is how many devices are named: a host of containers has hundreds.
+const maxNamed = 8
+
+// choose is the edit that takes one of the devices that there are.
+func (f *facts) choose(p config.Port, what string, names []string) string {
+	if len(names) == 0 {
+		return in(p.NetNS, "ip link") + "  # there is no " + what + " that is free"
+	}
+	more := ""
+	if len(names) > maxNamed {
+		names, more = names[:maxNamed], ", ..."
+	}
+	return f.edit(p, "the name of a free %s (%s%s)", what, strings.Join(names, ", "), more)
 }
 
 // here is f.file for a command.

@@ -31,7 +31,7 @@ func checkControl(f *facts) []Finding {
 		if f.file == "" {
 			l.add(Note, subject, "tunlb doctor -f FILE", "no tunlb is running here and no file was named: this is about the machine only")
 		} else {
-			l.add(Note, subject, "", "no tunlb is running here: this is the state before its start")
+			l.add(Note, subject, "", "no tunlb is running here: this is the state before its start, and what only a running one hears and counts goes unchecked")
 		}
 	case errors.Is(d, fs.ErrPermission):
 		l.add(Fail, subject, "sudo tunlb doctor", "%v", d)
@@ -206,12 +206,12 @@ func checkPorts(f *facts) []Finding {
 		}
 		before := len(l)
 		if p.Type == config.Packet {
-			l.checkInterface(s, p)
+			l.checkInterface(f, s, p)
 		} else {
 			l.checkDevice(f, s, p)
 		}
 		if p.Bridge != "" {
-			l.checkBridge(s, p)
+			l.checkBridge(f, s, p)
 		}
 		if len(l) == before {
 			l.add(OK, at(p.NetNS, p.Name), "", "%s: %s", p.Type, map[bool]string{true: "is there", false: "the name is free"}[s.link(p.Name) != nil])
@@ -221,13 +221,21 @@ func checkPorts(f *facts) []Finding {
 }
 
 // checkInterface looks at the existing interface of a packet port.
-func (l *findings) checkInterface(s *space, p config.Port) {
+func (l *findings) checkInterface(f *facts, s *space, p config.Port) {
 	dev, subject := s.link(p.Name), at(p.NetNS, p.Name)
+	another := f.choose(p, "Ethernet interface", f.freeInterfaces(s, p))
+	if dev == nil {
+		l.add(Fail, subject, another, "there is no such interface; a packet port takes one that exists")
+		return
+	}
+	if !dev.ethernet {
+		l.add(Fail, subject, another, "is no Ethernet interface, which a packet port has to be")
+		return
+	}
+	if p.Side != "" {
+		l.checkAlone(s, p, dev)
+	}
 	switch {
-	case dev == nil:
-		l.add(Fail, subject, in(p.NetNS, "ip link"), "there is no such interface; a packet port takes one that exists: put its name into the file")
-	case !dev.ethernet:
-		l.add(Fail, subject, in(p.NetNS, "ip link show type veth"), "is no Ethernet interface, which a packet port has to be")
 	case !dev.up:
 		l.add(Fail, subject, in(p.NetNS, "ip link set dev "+p.Name+" up"), "is down")
 	case !dev.carrier:
@@ -235,11 +243,45 @@ func (l *findings) checkInterface(s *space, p config.Port) {
 	}
 }
 
+// checkAlone looks at what else passes the frames of an interface of the switch.
+func (l *findings) checkAlone(s *space, p config.Port, dev *link) {
+	subject := at(p.NetNS, p.Name)
+	if master := s.link(dev.master); dev.master != "" && (master == nil || master.kind != "vrf") { // which passes packets only
+		l.add(Fail, subject, in(p.NetNS, "ip link set "+p.Name+" nomaster"),
+			"is a port of %s, which passes frames on without tunlb: the servers' claims to the VIPs get past it, and tunlb refuses such a port", dev.master)
+	}
+	var vlans []string
+	for _, other := range s.links {
+		if other.parent == p.Name {
+			vlans = append(vlans, other.name)
+		}
+	}
+	if len(vlans) > 0 {
+		l.add(Note, subject, "", "frames of VLANs (%s) do not pass between packet ports: the kernel takes them before tunlb sees them; tap ports pass them", strings.Join(vlans, ", "))
+	}
+}
+
+// freeInterfaces are those that a packet port may take: not other programs' own, not of another port, and not parts of
+// a bridge or bond.
+func (f *facts) freeInterfaces(s *space, p config.Port) (names []string) {
+	for _, dev := range s.links {
+		if dev.ethernet && !dev.loopback && dev.kind != "tun" && dev.kind != "dummy" && dev.master == "" && !f.isPort(p.NetNS, dev.name) {
+			names = append(names, dev.name)
+		}
+	}
+	return names
+}
+
+// isPort says whether a device is in the file.
+func (f *facts) isPort(netns, name string) bool {
+	return slices.ContainsFunc(f.ports(), func(p config.Port) bool { return p.NetNS == netns && (p.Name == name || p.Bridge == name) })
+}
+
 // checkDevice looks at the device that a tun or tap port makes, or has made.
 func (l *findings) checkDevice(f *facts, s *space, p config.Port) {
 	dev, subject := s.link(p.Name), at(p.NetNS, p.Name)
 	ours := f.running() && slices.ContainsFunc(f.status.Ports, func(have portStatus) bool { return have.Name == p.Name && have.NetNS == p.NetNS })
-	rename := fmt.Sprintf("tunlb check %s  # after `name: %s` for this port", f.here(), f.freeName(s))
+	rename := f.edit(p, "another name, such as `name: %s`,", f.freeName(s))
 	switch {
 	case dev == nil && ours:
 		l.add(Fail, subject, "tunlb run -f "+f.here(), "the daemon's device is gone: somebody has deleted it")
@@ -265,14 +307,20 @@ func (f *facts) freeName(s *space) string {
 }
 
 // checkBridge looks at the bridge that a tap port joins.
-func (l *findings) checkBridge(s *space, p config.Port) {
+func (l *findings) checkBridge(f *facts, s *space, p config.Port) {
 	dev, subject := s.link(p.Bridge), at(p.NetNS, p.Bridge)
 	up := in(p.NetNS, "ip link set dev "+p.Bridge+" up")
 	switch {
 	case dev == nil:
 		l.add(Fail, subject, in(p.NetNS, fmt.Sprintf("ip link add %s type bridge && ip link set dev %[1]s up", p.Bridge)), "there is no such bridge, but port %s is to join it", p.Name)
 	case dev.kind != "bridge":
-		l.add(Fail, subject, in(p.NetNS, "ip link show type bridge"), "is no bridge, but port %s is to join it: put the name of one into the file", p.Name)
+		var bridges []string
+		for _, other := range s.links {
+			if other.kind == "bridge" {
+				bridges = append(bridges, other.name)
+			}
+		}
+		l.add(Fail, subject, f.choose(p, "bridge", bridges), "is no bridge, but port %s is to join it", p.Name)
 	case !dev.up:
 		l.add(Fail, subject, up, "the bridge is down")
 	default:

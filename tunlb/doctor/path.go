@@ -3,6 +3,7 @@ package doctor
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/tunlb/tunlb/tunlb/config"
 )
@@ -10,20 +11,20 @@ import (
 // checkMTU compares the devices along the way.
 func checkMTU(f *facts) []Finding {
 	var l findings
-	f.tunMTU(&l)
-	l.segmentMTU(f)
-	if len(f.ports()) == 0 {
-		return nil
+	compared := f.tunMTU(&l)
+	compared = l.segmentMTU(f) || compared
+	if !compared || !f.watched() {
+		return l
 	}
 	return l.orOK("MTUs", "are the same all along")
 }
 
 // tunMTU wants a TUN that takes what the devices before and behind it take: for each packet that does not
 // fit the kernel has to tell the sender, and some never learn of it. A larger TUN does no harm.
-func (f *facts) tunMTU(l *findings) {
+func (f *facts) tunMTU(l *findings) (compared bool) {
 	tun := f.boxTUN()
 	if tun == nil {
-		return
+		return false
 	}
 	mtu := tun.MTU
 	if dev := f.box().link(tun.Name); dev != nil && f.running() {
@@ -31,14 +32,19 @@ func (f *facts) tunMTU(l *findings) {
 	}
 	largest, where := mtu, ""
 	for _, name := range f.sides() {
-		if dev := f.box().link(name); dev != nil && dev.mtu > largest && !dev.loopback {
+		dev := f.box().link(name)
+		if dev == nil || dev.loopback {
+			continue
+		}
+		if compared = true; dev.mtu > largest {
 			largest, where = dev.mtu, name
 		}
 	}
 	if where != "" {
-		l.add(Warn, tun.Name, fmt.Sprintf("tunlb check %s  # after `mtu: %d` for this port; then start tunlb anew", f.here(), largest),
+		l.add(Warn, tun.Name, f.edit(*tun, "`mtu: %d`", largest),
 			"has MTU %d, but %s %d: longer packets are refused, and their senders have to find out by ICMP", mtu, where, largest)
 	}
+	return compared
 }
 
 // checkOffload finds what makes packets small or checksums late.
@@ -57,8 +63,8 @@ func checkOffload(f *facts) []Finding {
 			f.segmented(&l, p)
 		}
 	}
-	if len(f.ports()) == 0 {
-		return nil
+	if len(f.ports()) == 0 || !f.watched() {
+		return l
 	}
 	return l.orOK("offloads", "nothing is known to cut super-packets")
 }
@@ -73,7 +79,7 @@ func (f *facts) segmented(l *findings, p portStatus) {
 	if i >= 0 && f.config.Ports[i].Offload == "tcp" {
 		less = "off"
 	}
-	l.add(Warn, at(p.NetNS, p.Name), fmt.Sprintf("tunlb check %s  # after `offload: %s` for this port; then start tunlb anew", f.here(), less),
+	l.add(Warn, at(p.NetNS, p.Name), f.edit(config.Port{Name: p.Name}, "`offload: %s`", less),
 		"this kernel refuses super-packets that it has made itself: tunlb has cut %d, which takes time", p.Segmented)
 }
 
@@ -84,9 +90,6 @@ func (l *findings) segmentOffload(s *space, p config.Port) {
 			l.transmitOffload(s, dev.name)
 			if dev.lro {
 				l.add(Fail, at(p.NetNS, dev.name), in(p.NetNS, fmt.Sprintf("ethtool -K %s lro off", dev.name)), "large receive offload is on: it merges packets so that they cannot be told apart again")
-			}
-			if dev.rxVLAN && dev.kind == "" {
-				l.add(Note, at(p.NetNS, dev.name), in(p.NetNS, fmt.Sprintf("ethtool -K %s rxvlan off", dev.name)), "takes VLAN tags off frames before tunlb sees them: a matter only where tagged frames come in")
 			}
 		}
 		if p.Bridge != "" && dev.master == p.Bridge && dev.name != p.Name {
@@ -119,11 +122,11 @@ func checkNetfilter(f *facts) []Finding {
 	seen := map[string]bool{}
 	for _, p := range f.ports() {
 		s := f.spaces[p.NetNS]
-		if p.Bridge == "" || s == nil || s.err != nil || seen[at(p.NetNS, p.Bridge)] {
+		if p.Bridge == "" || s == nil || s.err != nil || s.link(p.Bridge) == nil || seen[at(p.NetNS, p.Bridge)] {
 			continue
 		}
 		seen[at(p.NetNS, p.Bridge)], looked = true, true
-		l.bridgeFilter(s, p)
+		l.bridgeFilter(f, s, p)
 	}
 	if !looked {
 		return nil
@@ -131,23 +134,46 @@ func checkNetfilter(f *facts) []Finding {
 	return l.orOK("packet filter", "nothing is in the way, as far as can be seen")
 }
 
+// bridgeTables end the names of the settings of br_netfilter, by family.
+var bridgeTables = map[int]string{4: "iptables", 6: "ip6tables"}
+
 // bridgeFilter is about br_netfilter, which has the frames of bridges pass the rules for routed packets.
-func (l *findings) bridgeFilter(s *space, p config.Port) {
-	const path = "bridge/bridge-nf-call-iptables"
+func (l *findings) bridgeFilter(f *facts, s *space, p config.Port) {
 	dev := s.link(p.Bridge)
-	if dev == nil || s.number(path) == 0 && !dev.nfCall {
-		return
-	}
-	fix := sysctl(path, 0)
-	if s.number(path) == 0 {
-		fix = "ip link set dev " + p.Bridge + " type bridge nf_call_iptables 0"
-	}
+	var all, its []string // settings that are 1: of all bridges, of this one
 	severity, what := Note, "no rules are loaded, so nothing is lost yet"
-	for _, c := range s.chains {
-		if c.family != "bridge" && (c.hook == "forward" || c.hook == "prerouting" || c.hook == "postrouting") {
-			severity, what = Warn, fmt.Sprintf("frames between its ports go through %s %s %s", c.family, c.table, c.name)
-			break
+	for _, family := range familiesOf(f.services()) {
+		table := bridgeTables[family]
+		switch path := "bridge/bridge-nf-call-" + table; {
+		case s.number(path) != 0:
+			all = append(all, assignment(path, 0))
+		case dev.nfCall[family]:
+			its = append(its, "nf_call_"+table+" 0")
+		default:
+			continue
+		}
+		for _, c := range s.chains {
+			if severity == Note && (c.family == "inet" || c.family == ip4or6(family)) && (c.hook == "forward" || c.hook == "prerouting" || c.hook == "postrouting") {
+				severity, what = Warn, fmt.Sprintf("frames between its ports go through %s %s %s", c.family, c.table, c.name)
+			}
 		}
 	}
-	l.add(severity, at(p.NetNS, p.Bridge), in(p.NetNS, fix), "its frames pass the packet filter for routed packets (br_netfilter): %s", what)
+	var fixes []string
+	if len(all) > 0 {
+		fixes = append(fixes, "sysctl -w "+strings.Join(all, " "))
+	}
+	if len(its) > 0 {
+		fixes = append(fixes, "ip link set dev "+p.Bridge+" type bridge "+strings.Join(its, " "))
+	}
+	if len(fixes) > 0 {
+		l.add(severity, at(p.NetNS, p.Bridge), in(p.NetNS, strings.Join(fixes, " && ")), "its frames pass the packet filter for routed packets (br_netfilter): %s", what)
+	}
+}
+
+// ip4or6 is what the packet filter calls a family.
+func ip4or6(family int) string {
+	if family == 6 {
+		return "ip6"
+	}
+	return "ip"
 }

@@ -36,7 +36,7 @@ func checkForwarding(f *facts) []Finding {
 			l.add(Note, subject, "", "is 0; tunlb switches it on when it starts, and back when it ends")
 		}
 	}
-	if f.boxTUN() == nil {
+	if len(f.families()) == 0 {
 		return l
 	}
 	return l.orOK("forwarding", "is on")
@@ -89,7 +89,7 @@ func checkReversePath(f *facts) []Finding {
 			fixes = append(fixes, loosen(device))
 		}
 		l.add(Warn, strings.Join(stricts, ", "), strings.Join(fixes, " && "),
-			"rp_filter is strict, and has dropped %d packets so far: of senders whose way back leads by another device", box.filtered)
+			"rp_filter is strict, and has dropped %s so far: of senders whose way back leads by another device", count(box.filtered, "packet"))
 	}
 	return l.orOK("rp_filter", "drops nothing that tunlb needs")
 }
@@ -130,10 +130,15 @@ func checkRules(f *facts) []Finding {
 	for _, e := range f.entries {
 		judge("requests from", e)
 	}
+	asked := len(f.entries)
 	for _, s := range f.servers {
 		if s.replied {
+			asked++
 			judge("answers from", s.reply)
 		}
+	}
+	if asked == 0 {
+		return nil
 	}
 	return l.orOK("policy rules", "lead requests and answers into %s", f.boxTUN().Name)
 }

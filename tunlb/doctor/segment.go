@@ -73,7 +73,7 @@ func (f *facts) segmentNeighbours() (l findings) {
 // somebody has claimed.
 const settled = 15 * time.Second
 
-// checkARP looks for others that answer for a VIP: stations of the segment, and the box's own kernel.
+// checkARP looks for others that answer for tunlb's addresses: stations of the segment, and the box's own kernel.
 func checkARP(f *facts) []Finding {
 	var l findings
 	for _, segment := range f.segments() {
@@ -86,50 +86,124 @@ func checkARP(f *facts) []Finding {
 				who = "a station"
 			}
 			if c.Age > settled {
-				l.add(Note, c.VIP.String(), "", "%s (%s) claimed it on %s, %d times, but not in the last %v", who, c.MAC, c.Port, c.Count, c.Age.Round(time.Second))
+				l.add(Note, c.VIP.String(), "", "%s (%s) claimed it on %s, %s, but not in the last %v", who, c.MAC, c.Port, count(c.Count, "time"), c.Age.Round(time.Second))
 				continue
 			}
-			l.add(Fail, c.VIP.String(), c.Fix, "%s (%s) claims it on %s (%s, %d times): clients that believe it get past tunlb", who, c.MAC, c.Port, c.Kind, c.Count)
+			l.add(Fail, c.VIP.String(), c.Fix, "%s (%s) claims it on %s (%s, %s): clients that believe it get past tunlb", who, c.MAC, c.Port, c.Kind, count(c.Count, "time"))
 		}
 	}
-	seen := map[netip.Addr]bool{}
-	for _, svc := range f.direct() {
-		vip := svc.Listen.Addr()
-		if seen[vip] {
-			continue
-		}
-		seen[vip] = true
-		for _, p := range f.ports() {
-			if s := f.spaces[p.NetNS]; p.Ethernet() && s != nil && s.err == nil {
-				l.ownAnswer(s, p, vip)
-			}
-		}
-	}
-	if len(f.direct()) == 0 {
+	l.boxAddresses(f)
+	if len(f.direct()) == 0 || len(f.segments()) == 0 || !f.watched() {
 		return l
 	}
 	return l.orOK("VIPs", "nobody but tunlb is known to answer for them")
 }
 
-// ownAnswer is about a VIP that the kernel at a port has itself. It answers on the device where the address
-// is, and with arp_ignore 0 on every other one as well.
-func (l *findings) ownAnswer(s *space, p config.Port, vip netip.Addr) {
-	owner := s.owner(vip)
-	device := p.Name
-	if p.Bridge != "" {
-		device = p.Bridge
-	}
-	if owner == "" || owner != device && (vip.Is6() || s.effective(device, "arp_ignore") != 0) {
+// boxAddresses finds those of tunlb's addresses on its segments that the box has.
+func (l *findings) boxAddresses(f *facts) {
+	if f.config == nil {
 		return
 	}
-	bits := vip.BitLen()
-	for _, a := range s.addresses {
-		if a.prefix.Addr() == vip {
-			bits = a.prefix.Bits()
+	seen := map[string]bool{} // the ports of a segment may be in one namespace
+	for _, segment := range f.config.Segments() {
+		for _, i := range segment.Ports {
+			p := f.config.Ports[i]
+			s := f.spaces[p.NetNS]
+			if s == nil || s.err != nil {
+				continue
+			}
+			first := func(a netip.Addr) bool {
+				key := at(p.NetNS, a.String())
+				before := seen[key]
+				seen[key] = true
+				return !before
+			}
+			for _, svc := range f.direct() {
+				here := slices.ContainsFunc(svc.Servers, func(srv policy.ServerSpec) bool { return segment.OnLink(srv.Address.Addr()) })
+				if vip := svc.Listen.Addr(); here && first(vip) {
+					l.boxHasVIP(s, p, vip)
+				}
+			}
+			for _, j := range segment.Ports {
+				for _, own := range f.config.Ports[j].Own {
+					if first(own.Addr()) {
+						l.boxHasOwn(f, s, p, f.config.Ports[j], own)
+					}
+				}
+			}
 		}
 	}
-	l.add(Fail, at(p.NetNS, owner), in(p.NetNS, fmt.Sprintf("%s addr del %s dev %s", ip(family(vip)), netip.PrefixFrom(vip, bits), owner)),
-		"has the VIP %s: this kernel answers for it on %s with a MAC that is not tunlb's", vip, device)
+}
+
+// inTheWay finds an address that the kernel at a port has and must not have: on any interface but lo, which
+// tunlb refuses (package stack/kernel), and on lo if the kernel answers for it. It answers on the device where the
+// address is, and with arp_ignore 0 on every other one as well; for those of IPv6 on lo it does not.
+func (s *space) inTheWay(p config.Port, addr netip.Addr) (a address, answers string, found bool) {
+	device := p.Name
+	if p.Type == config.TAP {
+		if device = p.Bridge; device == "" && s.link(p.Name) != nil {
+			device = s.link(p.Name).master // by somebody's hand; the TAP itself does not answer
+		}
+	}
+	for _, a := range s.addresses {
+		if a.prefix.Addr() != addr {
+			continue
+		}
+		if device != "" && (a.device == device || addr.Is4() && s.effective(device, "arp_ignore") == 0) {
+			answers = device
+		}
+		if a.device != "lo" || answers != "" {
+			return a, answers, true
+		}
+	}
+	return address{}, "", false
+}
+
+func (l *findings) boxHasVIP(s *space, p config.Port, vip netip.Addr) {
+	a, answers, found := s.inTheWay(p, vip)
+	if !found {
+		return
+	}
+	fix := in(p.NetNS, fmt.Sprintf("%s addr del %s dev %s", ip(family(vip)), a.prefix, a.device))
+	if answers == "" {
+		l.add(Fail, at(p.NetNS, a.device), fix, "has the VIP %s: tunlb refuses a box that has it on an interface other than lo", vip)
+		return
+	}
+	l.add(Fail, at(p.NetNS, a.device), fix, "has the VIP %s: this kernel answers for it on %s with a MAC that is not tunlb's", vip, answers)
+}
+
+// boxHasOwn is about two hosts with one address. The other one has been there first: the port gets another.
+func (l *findings) boxHasOwn(f *facts, s *space, p, owner config.Port, own netip.Prefix) {
+	if a, _, found := s.inTheWay(p, own.Addr()); found {
+		l.add(Fail, at(p.NetNS, a.device), f.edit(owner, "another address of %s instead of %s", own.Masked(), own.Addr()),
+			"has %s, but this is to be tunlb's own on port %s, where it is another host: the box would lose the address or contradict tunlb", own.Addr(), owner.Name)
+	}
+}
+
+// manyMoves is more than hosts that move between the sides, or links that change over, cause.
+const manyMoves = 1000
+
+// loopOver is how long after the last sign of it a loop counts as mended.
+const loopOver = 10 * time.Second
+
+// checkLoops looks for a way between the ports of the switch other than tunlb.
+func checkLoops(f *facts) []Finding {
+	var l findings
+	for _, segment := range f.segments() {
+		if segment.Loops == 0 && segment.Moves <= manyMoves || segment.LoopAge > loopOver {
+			continue
+		}
+		where := "between the ports"
+		if len(segment.Ports) == 1 {
+			where = "behind the port"
+		}
+		l.add(Fail, strings.Join(segment.Ports, ", "), "bridge link  # find the bridge or cable that joins the two sides, and take one port out: ip link set PORT nomaster",
+			"there is a loop %s: since the start %s of tunlb's own came back, and stations moved from port to port %s", where, count(segment.Loops, "frame"), count(segment.Moves, "time"))
+	}
+	if len(f.segments()) == 0 || !f.watched() {
+		return l
+	}
+	return l.orOK("switch", "no frame is known to come back")
 }
 
 // checkPassing tells of answers that go through tunlb, and of servers that seem to give none.
@@ -138,22 +212,24 @@ func checkPassing(f *facts) []Finding {
 		return nil
 	}
 	var l findings
+	asked := false
 	for _, svc := range f.status.Services {
 		if svc.Mode != policy.DR.String() {
 			continue
 		}
 		for _, srv := range svc.Servers {
+			asked = asked || srv.Traffic.InPackets > 0
 			subject, vip := svc.Name+"/"+srv.Name, svc.Listen.Addr()
 			if waiting := f.halfOpen(svc, srv); waiting >= 2 {
 				l.add(Warn, subject, fmt.Sprintf("%s addr add %s dev lo  # on %s", ip(family(vip)), netip.PrefixFrom(vip, vip.BitLen()), srv.Name),
-					"%d connections, and none has come past its first packet: the server probably has not the address %s", waiting, vip)
+					"%s, and none has come past its first packet: the server probably has not the address %s", count(waiting, "connection"), vip)
 			}
 			if srv.Passing > 0 {
-				l.add(Note, subject, f.routerFix(srv), "%d packets of its answers have come through tunlb, which is its gateway: correct, but they could go straight to the clients", srv.Passing)
+				l.add(Note, subject, f.routerFix(srv), "%s of its answers came through tunlb, which is its gateway: correct, but they could go straight to the clients", count(srv.Passing, "packet"))
 			}
 		}
 	}
-	if len(f.direct()) == 0 {
+	if !asked || !f.watched() {
 		return l
 	}
 	return l.orOK("servers", "answer past tunlb, as far as can be seen")
@@ -186,7 +262,7 @@ func (f *facts) routerFix(srv tunlb.ServerStatus) string {
 }
 
 // segmentMTU wants one MTU on a segment: no switch tells a sender that a frame is too long.
-func (l *findings) segmentMTU(f *facts) {
+func (l *findings) segmentMTU(f *facts) (compared bool) {
 	var last *link // of the switch's
 	for _, p := range f.ports() {
 		s := f.spaces[p.NetNS]
@@ -194,6 +270,7 @@ func (l *findings) segmentMTU(f *facts) {
 			continue
 		}
 		if dev := s.link(p.Name); dev != nil {
+			compared = compared || p.Side != "" && last != nil
 			if p.Side != "" && last != nil && last.mtu != dev.mtu {
 				l.add(Warn, at(p.NetNS, p.Name), in(p.NetNS, fmt.Sprintf("ip link set dev %s mtu %d", p.Name, last.mtu)), "has MTU %d, and %s of the same segment %d: longer frames are lost between them without a word", dev.mtu, last.name, last.mtu)
 			}
@@ -202,13 +279,14 @@ func (l *findings) segmentMTU(f *facts) {
 			}
 		}
 		if p.Bridge != "" {
-			l.bridgeMTU(f, s, p)
+			compared = l.bridgeMTU(f, s, p) || compared
 		}
 	}
+	return compared
 }
 
 // bridgeMTU compares a bridge's ports.
-func (l *findings) bridgeMTU(f *facts, s *space, p config.Port) {
+func (l *findings) bridgeMTU(f *facts, s *space, p config.Port) (compared bool) {
 	mtus := map[int]int{} // how many other members have it
 	var members []link
 	for _, dev := range s.links {
@@ -218,7 +296,7 @@ func (l *findings) bridgeMTU(f *facts, s *space, p config.Port) {
 		}
 	}
 	if len(members) == 0 {
-		return
+		return false
 	}
 	usual := slices.MaxFunc(members, func(a, b link) int {
 		if n := mtus[a.mtu] - mtus[b.mtu]; n != 0 {
@@ -236,6 +314,7 @@ func (l *findings) bridgeMTU(f *facts, s *space, p config.Port) {
 		mtu = dev.mtu
 	}
 	if mtu != usual {
-		l.add(Warn, at(p.NetNS, p.Name), fmt.Sprintf("tunlb check %s  # after `mtu: %d` for this port; then start tunlb anew", f.here(), usual), "has MTU %d, the other ports of bridge %s %d: the bridge drops longer frames without a word", mtu, p.Bridge, usual)
+		l.add(Warn, at(p.NetNS, p.Name), f.edit(p, "`mtu: %d`", usual), "has MTU %d, the other ports of bridge %s %d: the bridge drops longer frames without a word", mtu, p.Bridge, usual)
 	}
+	return true
 }

@@ -31,7 +31,10 @@ func checkNeighbours(f *facts) []Finding {
 			"%s does not answer %s on %s (%s): it is off, or has another address, or is on another link", hop, protocol, s.route.device, s.state)
 	}
 	l = append(l, f.segmentNeighbours()...)
-	if len(l) == 0 && !known && len(f.segments()) == 0 {
+	for _, segment := range f.segments() {
+		known = known || f.watched() && len(segment.Neighbours) > 0
+	}
+	if len(l) == 0 && !known {
 		return nil
 	}
 	return l.orOK("servers", "answer on their links")
@@ -64,7 +67,7 @@ func checkServers(f *facts) []Finding {
 	}
 	if hidden > 0 {
 		// ip_forward drops what early demultiplexing has found a socket for.
-		l.add(Note, "this box", sysctl("ipv4/tcp_early_demux", 0), "its own connections to the ports of %d servers get no answer, since answers are led to tunlb first; clients' connections are not concerned", hidden)
+		l.add(Note, "this box", sysctl("ipv4/tcp_early_demux", 0), "its own connections to the ports of %s get no answer, since answers are led to tunlb first; clients' connections are not concerned", count(hidden, "server"))
 	}
 	if taken == 0 {
 		return l
@@ -98,16 +101,16 @@ func checkGateway(f *facts) []Finding {
 				continue
 			}
 			seen[addr] = true
-			got := fmt.Sprintf("has got %d packets and answered none", srv.Traffic.InPackets)
+			got := fmt.Sprintf("has got %s and answered none", count(srv.Traffic.InPackets, "packet"))
 			if !silent {
-				got = fmt.Sprintf("has not answered any of its last %d connections", waiting)
+				got = fmt.Sprintf("has not answered any of its last %s", count(waiting, "connection"))
 			}
 			fix, way := f.defaultRoute(srv.Name, addr)
 			l.add(Fail, svc.Name+"/"+srv.Name, fix, "%s: %s", got, way)
 		}
 	}
-	if !answered && len(l) == 0 {
-		return nil // nobody has asked yet
+	if (!answered || !f.watched()) && len(l) == 0 {
+		return nil // nobody has asked yet, or can
 	}
 	return l.orOK("servers", "answer through this box")
 }

@@ -104,9 +104,15 @@ func (s *space) readLinks() error {
 		case *netlink.Tuntap:
 			dev.kind, dev.tap = "tun", l.Mode == netlink.TUNTAP_MODE_TAP
 		case *netlink.Bridge:
-			dev.kind = "bridge"
-			b, err := os.ReadFile("/sys/class/net/" + at.Name + "/bridge/nf_call_iptables") // shows the mount's own namespace
-			dev.nfCall = err == nil && s.path == "" && strings.TrimSpace(string(b)) == "1"
+			dev.kind, dev.nfCall = "bridge", map[int]bool{}
+			for family, table := range bridgeTables {
+				b, err := os.ReadFile("/sys/class/net/" + at.Name + "/bridge/nf_call_" + table) // shows the mount's own namespace
+				dev.nfCall[family] = err == nil && s.path == "" && strings.TrimSpace(string(b)) == "1"
+			}
+		case *netlink.Vlan:
+			if dev.kind = "vlan"; at.NetNsID < 0 { // else its number is of another namespace
+				dev.parent = names[at.ParentIndex]
+			}
 		default:
 			dev.kind = l.Type()
 		}
@@ -262,7 +268,10 @@ func ruleText(r netlink.Rule) (text string, plain bool) {
 }
 
 func (s *space) readSysctls() error {
-	paths := []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/tcp_early_demux", "bridge/bridge-nf-call-iptables"}
+	paths := []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/tcp_early_demux"}
+	for _, table := range bridgeTables {
+		paths = append(paths, "bridge/bridge-nf-call-"+table)
+	}
 	for _, name := range []string{"rp_filter", "arp_ignore", "proxy_arp"} {
 		paths = append(paths, "ipv4/conf/all/"+name)
 	}
