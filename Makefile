@@ -37,7 +37,7 @@ unit:
 	$(GO) test -short ./...
 
 bench-go:
-	$(GO) test -run '^$$' -bench . -benchmem ./stack/packet ./tunlb/flow ./tunlb ./policy
+	$(GO) test -run '^$$' -bench . -benchmem ./stack/packet ./stack/neigh ./tunlb/flow ./tunlb ./policy
 
 bench: build
 	$(GO) run ./scripts/bench

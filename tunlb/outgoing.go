@@ -219,21 +219,23 @@ func (s *segment) transmit(from *sender, frame []byte, hop [16]byte, mac packet.
 	}
 	e := s.engine
 	e.mu.Lock()
-	r := s.neigh.Hold(hop, frame)
-	if r != packet.None {
-		// It may have been resolved in this moment.
+	held := s.neigh.Hold(hop, frame) == packet.None
+	if !held { // it may have been resolved in this moment
 		if mac, _ = s.neigh.Lookup(hop, e.now()); !mac.IsZero() {
-			t, r = s.toLocked(mac), packet.None
+			t = s.toLocked(mac)
 		}
 	}
 	s.collectLocked(from)
 	e.mu.Unlock()
 	from.flush(e)
-	if r == packet.None && !mac.IsZero() {
-		packet.SetMACs(frame, mac, s.mac)
-		return s.write(t, frame)
+	switch {
+	case held:
+		return packet.None
+	case mac.IsZero():
+		return packet.HopQueue // edited by now, so that its sender can't be quoted what it has sent
 	}
-	return r
+	packet.SetMACs(frame, mac, s.mac)
+	return s.write(t, frame)
 }
 
 // transmitFromHost is for a packet of the host's own.

@@ -45,7 +45,7 @@ func TestFirstPacketWaits(t *testing.T) {
 		if !slices.EqualFunc(got, want[:3], bytes.Equal) {
 			t.Errorf("%d packets left after the answer, want the first 3 as they came; drops: %v", len(got), r.e.Drops())
 		}
-		if lost := r.e.Drops()["unresolved"]; lost != 2 {
+		if lost := r.e.Drops()["hop-queue"]; lost != 2 {
 			t.Errorf("%d were refused, want 2", lost)
 		}
 	})

@@ -58,7 +58,8 @@ const (
 	OtherHost   // addressed to another station, or to all, and this port switches nothing
 	Suppressed  // a server's claim to a VIP
 	MartianMAC  // a server's MAC or claim from the clients' side, where no server is
-	Unresolved  // the next hop does not answer, or its queue is full
+	Unresolved  // the next hop does not answer
+	HopQueue    // too many packets wait for the next hop's MAC
 
 	reasonCount
 )
@@ -112,6 +113,7 @@ var reasonNames = [reasonCount]string{
 	Suppressed:          "suppressed",
 	MartianMAC:          "martian-mac",
 	Unresolved:          "unresolved",
+	HopQueue:            "hop-queue",
 }
 
 // String returns the kebab-case name that counters, logs and metrics use.
