@@ -26,8 +26,7 @@ func (l *lane) receive(frame []byte) bool {
 		return true
 	}
 	n, longest := measure(frame, &l.view)
-	l.rx.Packets += n.Packets
-	l.rx.Bytes += n.Bytes
+	l.rx.add(n)
 	var t target
 	pass := r == packet.None
 	if pass && discovery {

@@ -87,9 +87,11 @@ type lane struct {
 // traffic counts packets as they are on the wire, so a super-packet counts as its segments.
 type traffic struct{ Packets, Bytes uint64 }
 
-func (t *traffic) add(v *packet.View) {
-	t.Packets += uint64(v.Segments())
-	t.Bytes += uint64(v.PacketLen())
+func trafficOf(v *packet.View) traffic { return traffic{uint64(v.Segments()), uint64(v.PacketLen())} }
+
+func (t *traffic) add(n traffic) {
+	t.Packets += n.Packets
+	t.Bytes += n.Bytes
 }
 
 func newLane(e *Engine, id uint8, a Attachment, ports int) *lane {
@@ -147,7 +149,7 @@ func (l *lane) handle(frame []byte) {
 	r := v.ParseOn(l.link, frame)
 	if r == packet.None {
 		e.mu.Lock()
-		l.rx.add(v)
+		l.rx.add(trafficOf(v))
 		if r = l.decide(v, e.tick()); r == packet.None {
 			r = l.resolveLocked(v)
 		}
@@ -264,10 +266,10 @@ func (l *lane) count(v *packet.View) {
 	switch l.out.exit {
 	case exitPort:
 		if l.engine.lanes[l.out.port].segment == nil { // resolveLocked has counted the others
-			l.tx[l.out.port].add(v)
+			l.tx[l.out.port].add(trafficOf(v))
 		}
 	case exitBack:
-		l.tx[l.id].add(v)
+		l.tx[l.id].add(trafficOf(v))
 	}
 	switch packets, bytes := uint64(v.Segments()), uint64(v.PacketLen()); {
 	case l.out.server == nil:

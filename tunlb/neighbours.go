@@ -99,19 +99,20 @@ func (e *Engine) reachLocked() {
 	for _, svc := range e.services.Services() {
 		sure := false
 		for _, srv := range svc.Servers {
-			failed, doubtful := e.reachedLocked(srv, now)
-			srv.Unreachable = failed
-			sure = sure || srv.Weight > 0 && !failed && !doubtful
+			_, doubtful := e.reachedLocked(srv, now)
+			srv.Unreachable = doubtful
+			sure = sure || srv.Weight > 0 && !doubtful
+		}
+		if sure {
+			continue
 		}
 		for _, srv := range svc.Servers {
-			if _, doubtful := e.reachedLocked(srv, now); doubtful && sure {
-				srv.Unreachable = true
-			}
+			srv.Unreachable, _ = e.reachedLocked(srv, now)
 		}
 	}
 }
 
-// reachedLocked asks the segment that a server is on, if it is on one.
+// reachedLocked asks the segment that a server is on, if it is on one. Who has failed is doubtful as well.
 func (e *Engine) reachedLocked(srv *policy.Server, now time.Duration) (failed, doubtful bool) {
 	addr := srv.Address.Addr().As16()
 	for _, s := range e.segments {

@@ -94,8 +94,7 @@ func (s *segment) toLocked(mac packet.MAC) target {
 func (s *segment) countLocked(from *sender, t target, n traffic) {
 	for _, p := range s.ports {
 		if t.has(p) {
-			from.tx[p.id].Packets += n.Packets
-			from.tx[p.id].Bytes += n.Bytes
+			from.tx[p.id].add(n)
 		}
 	}
 }
@@ -196,18 +195,25 @@ func (l *lane) resolveLocked(v *packet.View) packet.Reason {
 			return packet.NoRoute
 		}
 	}
-	var state neigh.State
-	out.mac, state = s.neigh.Lookup(out.hop, e.now())
-	s.collectLocked(&l.sender)
+	var r packet.Reason
+	out.mac, out.target, r = s.nextLocked(&l.sender, out.hop, trafficOf(v))
+	return r
+}
+
+// nextLocked finds the MAC of a next hop and where frames for it go, and counts n for what is about to be
+// sent there. Without a MAC yet nothing is counted: the packet is to wait.
+func (s *segment) nextLocked(from *sender, hop [16]byte, n traffic) (mac packet.MAC, t target, r packet.Reason) {
+	mac, state := s.neigh.Lookup(hop, s.engine.now())
+	s.collectLocked(from)
 	switch {
 	case state == neigh.Failed:
-		return packet.Unresolved
-	case out.mac.IsZero():
-		return packet.None
+		return mac, t, packet.Unresolved
+	case mac.IsZero():
+		return mac, t, packet.None
 	}
-	out.target = s.toLocked(out.mac)
-	s.countLocked(&l.sender, out.target, traffic{uint64(v.Segments()), uint64(v.PacketLen())})
-	return packet.None
+	t = s.toLocked(mac)
+	s.countLocked(from, t, n)
+	return mac, t, packet.None
 }
 
 // transmit sends a packet, in a frame with room for its Ethernet header, to a station, or keeps it until
@@ -221,11 +227,9 @@ func (s *segment) transmit(from *sender, frame []byte, hop [16]byte, mac packet.
 	e.mu.Lock()
 	held := s.neigh.Hold(hop, frame) == packet.None
 	if !held { // it may have been resolved in this moment
-		if mac, _ = s.neigh.Lookup(hop, e.now()); !mac.IsZero() {
-			t = s.toLocked(mac)
-		}
+		n, _ := measure(frame, nil)
+		mac, t, _ = s.nextLocked(from, hop, n)
 	}
-	s.collectLocked(from)
 	e.mu.Unlock()
 	from.flush(e)
 	switch {
@@ -241,18 +245,13 @@ func (s *segment) transmit(from *sender, frame []byte, hop [16]byte, mac packet.
 // transmitFromHost is for a packet of the host's own.
 func (s *segment) transmitFromHost(frame []byte, hop [16]byte) packet.Reason {
 	e, from := s.engine, &sender{tx: s.engine.ownTx}
+	n, _ := measure(frame, nil)
 	e.mu.Lock()
-	mac, state := s.neigh.Lookup(hop, e.now())
-	t := s.toLocked(mac)
-	if !mac.IsZero() {
-		n, _ := measure(frame, nil)
-		s.countLocked(from, t, n)
-	}
-	s.collectLocked(from)
+	mac, t, r := s.nextLocked(from, hop, n)
 	e.mu.Unlock()
 	from.flush(e)
-	if state == neigh.Failed {
-		return packet.Unresolved
+	if r != packet.None {
+		return r
 	}
 	return s.transmit(from, frame, hop, mac, t)
 }

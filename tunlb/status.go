@@ -126,12 +126,11 @@ func (e *Engine) Status() Status {
 			RxPackets: l.rx.Packets, RxBytes: l.rx.Bytes,
 			Segmented: stats[i].Segmented, Overruns: stats[i].Overruns, Unfit: stats[i].Unfit,
 		}
+		sent := e.ownTx[i]
 		for _, from := range e.lanes {
-			p.TxPackets += from.tx[i].Packets
-			p.TxBytes += from.tx[i].Bytes
+			sent.add(from.tx[i])
 		}
-		p.TxPackets += e.ownTx[i].Packets
-		p.TxBytes += e.ownTx[i].Bytes
+		p.TxPackets, p.TxBytes = sent.Packets, sent.Bytes
 		s.Ports = append(s.Ports, p)
 	}
 	for _, segment := range e.segments {

@@ -225,14 +225,16 @@ func (d *demo) trace(points []labnet.Point) (j labnet.Journey) {
 	return j
 }
 
+// ask is what lb's tunlb says of itself now.
+func (d *demo) ask() (s control.Status) {
+	if d.err == nil {
+		s, d.err = d.client().Status(d.ctx)
+	}
+	return s
+}
+
 func (d *demo) status() {
-	if d.err != nil {
-		return
+	if s := d.ask(); d.err == nil {
+		d.err = showStatus(d.out, s)
 	}
-	s, err := d.client().Status(d.ctx)
-	if err != nil {
-		d.err = err
-		return
-	}
-	d.err = showStatus(d.out, s)
 }

@@ -91,19 +91,13 @@ func (d *demo) names() map[labnet.MAC]string {
 }
 
 func (d *demo) segment() (s tunlb.SegmentStatus) {
-	if d.err != nil {
-		return s
-	}
-	status, err := d.client().Status(d.ctx)
-	if err != nil {
-		d.err = err
-		return s
-	}
-	if len(status.Segments) != 1 {
+	switch segments := d.ask().Segments; {
+	case len(segments) == 1:
+		s = segments[0]
+	case d.err == nil:
 		d.err = errors.New("tunlb is on no segment")
-		return s
 	}
-	return status.Segments[0]
+	return s
 }
 
 // conversation prints who asked for the VIP and who claimed it, from what was captured at the client, which is
@@ -137,16 +131,11 @@ func (d *demo) account() {
 }
 
 // passed is what has passed tunlb's port so far.
-func (d *demo) passed() tunlb.PortStatus {
-	if d.err != nil {
-		return tunlb.PortStatus{}
+func (d *demo) passed() (p tunlb.PortStatus) {
+	if ports := d.ask().Ports; d.err == nil {
+		p = ports[0]
 	}
-	status, err := d.client().Status(d.ctx)
-	if err != nil {
-		d.err = err
-		return tunlb.PortStatus{}
-	}
-	return status.Ports[0]
+	return p
 }
 
 // inline has tunlb between clients and servers, and servers as they come: nobody told them to be quiet.
