@@ -113,9 +113,9 @@ func AppendError(dst []byte, v *View, kind ErrorKind, src [16]byte, mtu int) []b
 		be.PutUint32(icmp[4:], uint32(mtu))
 	}
 	if v.Is6 {
-		writeIPv6(b[l3:], src, v.Tuple.Src)
+		writeIPv6(b[l3:], ProtoICMPv6, src, v.Tuple.Src)
 	} else {
-		writeIPv4(b[l3:], src, v.Tuple.Src)
+		writeIPv4(b[l3:], ProtoICMP, src, v.Tuple.Src)
 	}
 	writeChecksum(b, l3, l4, l4+icmpChecksum)
 	return dst
@@ -153,16 +153,19 @@ func (v *View) quoteFirstSegment(b []byte) {
 	}
 }
 
-func writeIPv4(b []byte, src, dst [16]byte) {
-	b[0], b[ip4TOS], b[ip4TTL], b[ip4Proto] = 4<<4|ip4Min/4, errorTOS, errorTTL, ProtoICMP
+func writeIPv4(b []byte, proto uint8, src, dst [16]byte) {
+	b[0], b[ip4TTL], b[ip4Proto] = 4<<4|ip4Min/4, errorTTL, proto
+	if proto == ProtoICMP {
+		b[ip4TOS] = errorTOS
+	}
 	be.PutUint16(b[ip4Frag:], ip4DF) // atomic, so that an identification of 0 will do (RFC 6864)
 	copy(b[ip4Src:], src[12:])
 	copy(b[ip4Dst:], dst[12:])
 	setLength(b, false, len(b))
 }
 
-func writeIPv6(b []byte, src, dst [16]byte) {
-	b[0], b[ip6Next], b[ip6Hop] = 6<<4, ProtoICMPv6, errorTTL
+func writeIPv6(b []byte, proto uint8, src, dst [16]byte) {
+	b[0], b[ip6Next], b[ip6Hop] = 6<<4, proto, errorTTL
 	copy(b[ip6Src:], src[:])
 	copy(b[ip6Dst:], dst[:])
 	setLength(b, true, len(b))

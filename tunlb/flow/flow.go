@@ -45,7 +45,7 @@ type Flow struct {
 	flags                      flags        // 2
 	exits                      [2]uint8     // 2: by Direction; the engine's
 	bucket                     uint16       // 2: the wheel's list that it is in
-	server                     uint32       // 4: the engine's
+	server                     uint32       // 4: the engine's in the low 24 bits, the class of timeouts above
 	seen                       Tick         // 4: time of the last packet
 	next, prev                 uint32       // 8: neighbours in its bucket; next alone chains free records
 	delta                      packet.Delta // 4: checksum delta, forward
@@ -68,6 +68,7 @@ const (
 	ackedForward       // ack[Forward] is known
 	ackedReverse       // ack[Reverse] is known
 	answered           // not TCP: the server has sent something
+	answersOnly        // the index has no entry for the client's packets
 )
 
 func (f *Flow) is(bit flags) bool { return f.flags&bit != 0 }
@@ -132,16 +133,34 @@ func (f *Flow) OneWay() bool { return f.is(oneWay) }
 
 // SetGateway tells that the flow is an inside host's own (or, by its mapping, to one), which gets the
 // timeouts of RFC 5382. To be called before the first Track.
-func (f *Flow) SetGateway() { f.flags |= gateway }
+func (f *Flow) SetGateway() {
+	f.flags |= gateway
+	f.SetClass(classGateway)
+}
 
 // Gateway tells what SetGateway has set.
 func (f *Flow) Gateway() bool { return f.is(gateway) }
 
-// SetServer stores the server's ID; a new flow has 0.
-func (f *Flow) SetServer(id uint32) { f.server = id }
+// SetServer stores the server's ID, which is below 2^24; a new flow has 0.
+func (f *Flow) SetServer(id uint32) { f.server = f.server&^serverMask | id&serverMask }
 
 // Server tells what SetServer has stored.
-func (f *Flow) Server() uint32 { return f.server }
+func (f *Flow) Server() uint32 { return f.server & serverMask }
+
+const (
+	serverBits = 24
+	serverMask = 1<<serverBits - 1
+)
+
+// SetClass gives the flow the timeouts of a class, see Table.SetClass. To be called before the first Track.
+func (f *Flow) SetClass(class uint8) { f.server = f.server&serverMask | uint32(class)<<serverBits }
+
+// Class tells what SetClass has set.
+func (f *Flow) Class() uint8 { return uint8(f.server >> serverBits) }
+
+// AnswersOnly says that the client's packets do not find the flow: it is there to translate what comes
+// back, see Table.InsertAnswers.
+func (f *Flow) AnswersOnly() bool { return f.is(answersOnly) }
 
 // SetExit stores where packets of direction d leave.
 func (f *Flow) SetExit(d Direction, exit uint8) { f.exits[d&1] = exit }
@@ -174,7 +193,7 @@ type Snapshot struct {
 	ServerID        uint32
 	Exits           [2]uint8 // by Direction
 
-	Assured, OneWay, Gateway, Translated bool
+	Assured, OneWay, Gateway, Translated, AnswersOnly bool
 }
 
 // Snapshot copies a flow for presentation.
@@ -186,8 +205,8 @@ func (t *Table) Snapshot(f *Flow, now Tick) Snapshot {
 		Source: inner.Source(), Server: inner.Destination(),
 		Expires:  time.Duration(max(0, t.deadline(f).Sub(now))) * time.Millisecond,
 		Bytes:    [2]uint64{f.Bytes(Forward), f.Bytes(Reverse)},
-		ServerID: f.server,
+		ServerID: f.Server(),
 		Exits:    f.exits,
-		Assured:  f.Assured(), OneWay: f.OneWay(), Gateway: f.Gateway(), Translated: f.Translated(),
+		Assured:  f.Assured(), OneWay: f.OneWay(), Gateway: f.Gateway(), Translated: f.Translated(), AnswersOnly: f.AnswersOnly(),
 	}
 }

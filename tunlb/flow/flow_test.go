@@ -129,9 +129,10 @@ func TestSnapshot(t *testing.T) {
 
 func TestTimeouts(t *testing.T) {
 	custom := Timeouts{Established: 5 * time.Second, UDP: 1500 * time.Microsecond, FinWait: 10 * MaxTimeout}
-	table := custom.table()
+	table := New(Options{Timeouts: custom})
+	table.SetClass(FirstClass, Timeouts{Established: time.Second})
 	for _, c := range []struct {
-		class int
+		class uint8
 		state State
 		want  Tick
 	}{
@@ -144,8 +145,10 @@ func TestTimeouts(t *testing.T) {
 		{1, StateSynRecv, 240_000},
 		{1, StateTimeWait, 240_000},
 		{1, StateUDP, 2},
+		{FirstClass, StateEstablished, 1000},
+		{FirstClass, StateUDP, 300_000},
 	} {
-		if got := table[c.class][c.state]; got != c.want {
+		if got := table.timeouts[c.class][c.state]; got != c.want {
 			t.Errorf("class %d, %v: %d ms, want %d", c.class, c.state, got, c.want)
 		}
 	}

@@ -37,9 +37,9 @@ type Table struct {
 	index    index
 	slabs    []*slab
 	wheel    wheel
-	timeouts timeoutTable
-	free     uint32 // head of the chain of records to use again, 0 if none
-	top      uint32 // the highest ref in use so far
+	timeouts [256]timeoutTable // by class
+	free     uint32            // head of the chain of records to use again, 0 if none
+	top      uint32            // the highest ref in use so far
 	len, cap int
 	gone     func(*Flow)
 	stats    Stats
@@ -61,11 +61,11 @@ type Stats struct {
 // New makes an empty table.
 func New(o Options) *Table {
 	t := &Table{
-		index:    newIndex(),
-		timeouts: o.Timeouts.table(),
-		cap:      min(o.Cap, MaxCap),
-		gone:     o.Gone,
+		index: newIndex(),
+		cap:   min(o.Cap, MaxCap),
+		gone:  o.Gone,
 	}
+	t.SetTimeouts(o.Timeouts)
 	if t.cap <= 0 {
 		t.cap = DefaultCap
 	}
@@ -119,7 +119,24 @@ func (t *Table) Insert(outer, inner packet.Tuple, now Tick) (*Flow, error) {
 		t.stats.Collisions++
 		return nil, ErrCollision
 	}
-	return t.insert(&outer, &inner, outerHash, answerHash, now)
+	return t.insert(&outer, &inner, outerHash, answerHash, 0, now)
+}
+
+// InsertAnswers adds a flow that only its answers find: the client's next packet is to be scheduled anew
+// (one-packet scheduling). If there is one for this server already, it is returned as if new. It fails
+// with ErrCollision if the answers would find another flow, or with ErrFull.
+func (t *Table) InsertAnswers(outer, inner packet.Tuple, now Tick) (f *Flow, added bool, err error) {
+	answer := inner.Reverse()
+	outerHash, answerHash := t.index.hash(&outer), t.index.hash(&answer)
+	if f, _ := t.find(&answer, answerHash); f != nil {
+		if f.is(answersOnly) && f.Outer() == outer {
+			return f, false, nil
+		}
+		t.stats.Collisions++
+		return nil, false, ErrCollision
+	}
+	f, err = t.insert(&outer, &inner, outerHash, answerHash, answersOnly, now)
+	return f, err == nil, err
 }
 
 func (t *Table) known(tu *packet.Tuple, hash uint64) bool {
@@ -128,7 +145,7 @@ func (t *Table) known(tu *packet.Tuple, hash uint64) bool {
 }
 
 // insert adds a flow whose two tuples are known to be free.
-func (t *Table) insert(outer, inner *packet.Tuple, outerHash, answerHash uint64, now Tick) (*Flow, error) {
+func (t *Table) insert(outer, inner *packet.Tuple, outerHash, answerHash uint64, more flags, now Tick) (*Flow, error) {
 	if t.len >= t.cap && !t.evict(now) {
 		t.stats.Full++
 		return nil, ErrFull
@@ -138,13 +155,15 @@ func (t *Table) insert(outer, inner *packet.Tuple, outerHash, answerHash uint64,
 	*f = Flow{
 		outerSrc: outer.Src, outerDst: outer.Dst, outerSrcPort: outer.SrcPort, outerDstPort: outer.DstPort,
 		innerSrc: inner.Src, innerDst: inner.Dst, innerSrcPort: inner.SrcPort, innerDstPort: inner.DstPort,
-		proto: outer.Proto, state: initialState(outer.Proto), flags: live,
+		proto: outer.Proto, state: initialState(outer.Proto), flags: live | more,
 		seen: now, delta: packet.DeltaOf(*outer, *inner),
 	}
 	if outer.Src != inner.Src || outer.SrcPort != inner.SrcPort {
 		f.flags |= translated
 	}
-	t.index.add(outerHash, ref, Forward)
+	if !f.is(answersOnly) {
+		t.index.add(outerHash, ref, Forward)
+	}
 	t.index.add(answerHash, ref, Reverse)
 	if t.len == 0 {
 		t.wheel.start(now)
@@ -193,7 +212,9 @@ func (t *Table) Delete(f *Flow) {
 func (t *Table) remove(f *Flow, ref uint32) {
 	t.gone(f)
 	outer, answer := f.Outer(), f.Inner().Reverse()
-	t.index.delete(t.index.hash(&outer), ref, Forward)
+	if !f.is(answersOnly) {
+		t.index.delete(t.index.hash(&outer), ref, Forward)
+	}
 	t.index.delete(t.index.hash(&answer), ref, Reverse)
 	t.unlink(f)
 	f.flags = 0

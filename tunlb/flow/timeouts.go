@@ -38,43 +38,55 @@ func (o Timeouts) withDefaults() Timeouts {
 	return o
 }
 
-// timeoutTable is Timeouts by state; [1] is for the gateway's flows.
-type timeoutTable [2][stateCount]Tick
+// timeoutTable is a class's timeouts by state.
+type timeoutTable [stateCount]Tick
 
-func (o Timeouts) table() (t timeoutTable) {
+// Classes of timeouts: flows of services have the general ones, or a class that SetClass has made.
+const (
+	classGeneral uint8 = iota
+	classGateway
+	FirstClass // the first that SetClass may be called with
+)
+
+func (o Timeouts) table() timeoutTable {
 	o = o.withDefaults()
-	own := [stateCount]time.Duration{
-		o.None, o.Established, o.SynSent, o.SynRecv, o.FinWait, o.TimeWait, o.Close, o.CloseWait,
-		o.LastAck, o.Listen, o.SynAck, o.UDP, o.ICMP,
+	return timeoutTable{
+		ticks(o.None), ticks(o.Established), ticks(o.SynSent), ticks(o.SynRecv), ticks(o.FinWait), ticks(o.TimeWait),
+		ticks(o.Close), ticks(o.CloseWait), ticks(o.LastAck), ticks(o.Listen), ticks(o.SynAck), ticks(o.UDP), ticks(o.ICMP),
 	}
-	for s, d := range own {
-		t[0][s], t[1][s] = ticks(d), ticks(d)
-	}
+}
+
+// gatewayTable is the gateway's.
+func (o Timeouts) gatewayTable() timeoutTable {
+	t := o.table()
+	o = o.withDefaults()
 	for s := range tcpStates {
-		t[1][s] = ticks(o.GatewayTransitory)
+		t[s] = ticks(o.GatewayTransitory)
 	}
-	t[1][StateEstablished] = ticks(o.GatewayEstablished)
+	t[StateEstablished] = ticks(o.GatewayEstablished)
 	return t
 }
 
 // ticks rounds up: a flow never ends early.
 func ticks(d time.Duration) Tick { return Tick((d + time.Millisecond - 1) / time.Millisecond) }
 
-// SetTimeouts puts others into force. A flow that waits for a longer one already is looked at when
-// that is over, or with its next change of state.
-func (t *Table) SetTimeouts(o Timeouts) { t.timeouts = o.table() }
+// SetTimeouts puts others into force, for the general flows and the gateway's. A flow that waits for a
+// longer one already is looked at when that is over, or with its next change of state.
+func (t *Table) SetTimeouts(o Timeouts) {
+	t.timeouts[classGeneral], t.timeouts[classGateway] = o.table(), o.gatewayTable()
+}
+
+// SetClass makes a class of timeouts, from FirstClass on, or changes it for its flows as SetTimeouts does.
+func (t *Table) SetClass(class uint8, o Timeouts) { t.timeouts[class] = o.table() }
 
 // timeout is the time that f may be silent for. An established connection whose client has not shown
 // that it hears the server (a SYN and a forged ACK) gets no more than SYN_RECV does.
 func (t *Table) timeout(f *Flow) Tick {
-	class, s := 0, f.state
-	if f.is(gateway) {
-		class = 1
-	}
+	s := f.state
 	if s == StateEstablished && !f.is(assured) {
 		s = StateSynRecv
 	}
-	return t.timeouts[class][s]
+	return t.timeouts[f.Class()][s]
 }
 
 // deadline is when f is over unless a packet comes.

@@ -190,3 +190,16 @@ func segmentLen(v *packet.View) uint32 {
 	}
 	return n
 }
+
+// Reset is the reset that would end the connection for the receiver of direction d, as its peer would send it.
+// It is not ok for a connection that is not TCP, or of which too little is known: the receiver heeds only
+// the number that it expects next (RFC 5961, 3.2).
+func (f *Flow) Reset(d Direction) (tu packet.Tuple, seq, ack uint32, ok bool) {
+	if f.proto != packet.ProtoTCP || !f.endKnown(d) {
+		return tu, 0, 0, false
+	}
+	if tu = f.Inner(); d == Reverse {
+		tu = f.Outer().Reverse()
+	}
+	return tu, f.end[d], f.end[d^1], true
+}

@@ -24,7 +24,7 @@ func (t *Table) InsertTranslated(outer, inner packet.Tuple, first, last uint16, 
 		answer := inner.Reverse()
 		if free && outer != answer {
 			if hash := t.index.hash(&answer); !t.known(&answer, hash) {
-				return t.insert(&outer, &inner, outerHash, hash, now)
+				return t.insert(&outer, &inner, outerHash, hash, 0, now)
 			}
 		}
 		if probe == portProbes || first > last {
