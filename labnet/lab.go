@@ -26,7 +26,7 @@ type MAC = netns.MAC
 type Lab struct {
 	topology Topology
 	nodes    map[string]*netns.NS
-	servers  []io.Closer
+	servers  []server
 }
 
 // Open makes a lab of a topology, with its servers running. It needs the privilege that
@@ -219,6 +219,25 @@ func (l *Lab) startServers() error {
 	return nil
 }
 
+// Stop ends a node's service over TCP, as if its process had died: its port refuses from then on. restart brings
+// it back.
+func (l *Lab) Stop(node string, port uint16) (restart func() error, err error) {
+	for i, s := range l.servers {
+		if s.node.Name == node && s.service.Port == port && s.service.Kind != UDPEcho {
+			l.servers = slices.Delete(l.servers, i, i+1)
+			return func() error { return l.start(s.node, s.service) }, s.Close()
+		}
+	}
+	return nil, fmt.Errorf("lab: nothing runs on %s at TCP port %d", node, port)
+}
+
+// server is a service that runs.
+type server struct {
+	node    Node
+	service Service
+	io.Closer
+}
+
 func (l *Lab) start(n Node, s Service) error {
 	ns := l.nodes[n.Name]
 	if s.Kind == UDPEcho {
@@ -228,7 +247,7 @@ func (l *Lab) start(n Node, s Service) error {
 			if err != nil {
 				return err
 			}
-			l.servers = append(l.servers, ServeUDPEcho(c, n.Name))
+			l.servers = append(l.servers, server{n, s, ServeUDPEcho(c, n.Name)})
 		}
 		return nil
 	}
@@ -237,6 +256,6 @@ func (l *Lab) start(n Node, s Service) error {
 		return err
 	}
 	serve := map[Kind]func(net.Listener, string) io.Closer{HTTP: ServeHTTP, TCPEcho: ServeTCPEcho}[s.Kind]
-	l.servers = append(l.servers, serve(listener, n.Name))
+	l.servers = append(l.servers, server{n, s, serve(listener, n.Name)})
 	return nil
 }

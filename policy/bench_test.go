@@ -38,31 +38,113 @@ func TestNoAllocations(t *testing.T) {
 	}
 }
 
+// client is one of very many.
+func client(i int) policy.Client {
+	return policy.Client{Src: [16]byte{10: 0xff, 11: 0xff, 12: 10, 13: byte(i >> 16), 14: byte(i >> 8), 15: byte(i)}, SrcPort: uint16(i)}
+}
+
 func BenchmarkPick(b *testing.B) {
 	for _, name := range policy.Schedulers() {
 		for _, n := range []int{10, 1000} {
+			svc := build(b, nil, many(name, n)).Services()[0]
 			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
-				svc := build(b, nil, many(name, n)).Services()[0]
 				b.ReportAllocs()
-				for b.Loop() {
-					svc.Pick(policy.Client{}).Add(true)
+				for i := 0; b.Loop(); i++ {
+					if svc.Pick(client(i)) == nil {
+						b.Fatal("picked none")
+					}
 				}
 			})
 		}
 	}
 }
 
-// BenchmarkPickSkewed is wrr's worst case: one heavy server, a walk past all the light ones for each pick.
+// BenchmarkFlow is a pick and what goes with it: the flow is counted, becomes inactive and ends after 256 others.
+func BenchmarkFlow(b *testing.B) {
+	for _, name := range policy.Schedulers() {
+		for _, n := range []int{10, 1000} {
+			svc := build(b, nil, many(name, n)).Services()[0]
+			var flows [256]*policy.Server
+			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				for i := 0; b.Loop(); i++ {
+					if s := flows[i%256]; s != nil {
+						s.Move(false)
+						s.Remove(false)
+					}
+					s := svc.Pick(client(i))
+					if s != nil { // ovf: all are full
+						s.Add(true)
+					}
+					flows[i%256] = s
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkPickSkewed is one heavy server among 1,000: wrr's longest walks.
 func BenchmarkPickSkewed(b *testing.B) {
-	spec := many("wrr", 1000)
-	for i := range spec.Servers {
-		spec.Servers[i].Weight = 1
+	for _, name := range policy.Schedulers() {
+		spec := many(name, 1000)
+		for i := range spec.Servers {
+			spec.Servers[i].Weight = 1
+		}
+		spec.Servers[500].Weight = 65535
+		benchmarkPick(b, name, build(b, nil, spec))
 	}
-	spec.Servers[500].Weight = 65535
-	svc := build(b, nil, spec).Services()[0]
-	for b.Loop() {
-		svc.Pick(policy.Client{}).Add(true)
+}
+
+// BenchmarkPickQuiesced has one server of 1,000 with a weight.
+func BenchmarkPickQuiesced(b *testing.B) {
+	for _, name := range policy.Schedulers() {
+		spec := many(name, 1000)
+		spec.Flags = policy.Fallback
+		table := build(b, nil, spec)
+		for i := range spec.Servers {
+			spec.Servers[i].Weight = 0
+		}
+		spec.Servers[0].Weight = 65535
+		benchmarkPick(b, name, build(b, table, spec))
 	}
+}
+
+// BenchmarkPickUnreachable has one server of 1,000 that can be reached, the lightest.
+func BenchmarkPickUnreachable(b *testing.B) {
+	for _, name := range policy.Schedulers() {
+		spec := many(name, 1000)
+		spec.Flags = policy.Fallback
+		for i := range spec.Servers[1:] {
+			spec.Servers[i+1].Weight = 60000 + i
+		}
+		table := build(b, nil, spec)
+		for _, s := range table.Services()[0].Servers[1:] {
+			s.SetUnreachable(true)
+		}
+		benchmarkPick(b, name, table)
+	}
+}
+
+// BenchmarkPickNone has 1,000 servers of which none is available.
+func BenchmarkPickNone(b *testing.B) {
+	for _, name := range policy.Schedulers() {
+		spec := many(name, 1000)
+		spec.Flags = policy.Fallback
+		table := build(b, nil, spec)
+		for _, s := range table.Services()[0].Servers {
+			s.SetUnreachable(true)
+		}
+		benchmarkPick(b, name, table)
+	}
+}
+
+func benchmarkPick(b *testing.B, name string, table *policy.Table) {
+	svc := table.Services()[0]
+	b.Run(name, func(b *testing.B) {
+		for i := 0; b.Loop(); i++ {
+			svc.Pick(client(i))
+		}
+	})
 }
 
 func BenchmarkLookup(b *testing.B) {
@@ -71,7 +153,7 @@ func BenchmarkLookup(b *testing.B) {
 	for i := range 1024 {
 		spec := web("rr", 1, 1)
 		addr := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
-		spec.Listen = netip.AddrPortFrom(addr, 80)
+		spec.Listen = policy.On(netip.AddrPortFrom(addr, 80), policy.TCP)
 		specs, vips = append(specs, spec), append(vips, addr.As16())
 	}
 	for _, n := range []int{1, 1024} { // powers of two: a division would be in the figures
@@ -104,10 +186,14 @@ func BenchmarkLookup(b *testing.B) {
 
 // BenchmarkReload changes one weight among 1,000.
 func BenchmarkReload(b *testing.B) {
-	spec := many("wrr", 1000)
-	table := build(b, nil, spec)
-	for b.Loop() {
-		spec.Servers[0].Weight ^= 16
-		table = build(b, table, spec)
+	for _, name := range policy.Schedulers() {
+		spec := many(name, 1000)
+		table := build(b, nil, spec)
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				spec.Servers[0].Weight ^= 16
+				table = build(b, table, spec)
+			}
+		})
 	}
 }

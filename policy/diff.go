@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -11,46 +12,94 @@ import (
 // is gone, ~ for what has changed. Tables of equal specs give none.
 func (t *Table) Diff(prev *Table) []string {
 	var lines []string
-	before := make(map[serviceKey]*Spec)
+	var before []Spec
 	if prev != nil {
-		for i := range prev.specs {
-			before[keyOf(&prev.specs[i])] = &prev.specs[i]
-		}
+		before = prev.specs
 	}
-	for i := range t.specs {
+	gone := make([]bool, len(before))
+	for i := range gone {
+		gone[i] = true
+	}
+	for i, k := range match(t.specs, before) {
 		s := &t.specs[i]
-		old := before[keyOf(s)]
-		if old == nil {
-			lines = append(lines, fmt.Sprintf("+ service %s %s %s %s", s.Name, endpoint(s), s.Mode, s.Scheduler))
-			old = &Spec{Name: s.Name, Mode: s.Mode, Scheduler: s.Scheduler}
+		old := &Spec{Name: s.Name, Listen: s.Listen, Mark: s.Mark, Mode: s.Mode, Scheduler: s.Scheduler}
+		if k >= 0 {
+			old, gone[k] = &before[k], false
+		} else {
+			lines = append(lines, fmt.Sprintf("+ service %s %s %s %s", s.Name, s.where(), s.Mode, s.Scheduler))
 		}
 		lines = append(lines, diffService(old, s)...)
 		lines = append(lines, diffServers(old, s)...)
 	}
-	if prev != nil {
-		for i := range prev.specs {
-			if s := &prev.specs[i]; t.index[keyOf(s)] == nil {
-				lines = append(lines, fmt.Sprintf("- service %s %s", s.Name, endpoint(s)))
-			}
+	for i := range before {
+		if gone[i] {
+			lines = append(lines, fmt.Sprintf("- service %s %s", before[i].Name, before[i].where()))
 		}
 	}
 	return lines
 }
 
-func diffService(old, s *Spec) (lines []string) {
-	changed := func(what string, from, to any) {
-		if from != to {
-			lines = append(lines, fmt.Sprintf("~ service %s %s: %s %v -> %v", s.Name, endpoint(s), what, from, to))
-		}
+// differences collects lines about one subject.
+type differences struct {
+	subject string
+	lines   []string
+}
+
+func (d *differences) add(what string, from, to any) {
+	if !reflect.DeepEqual(from, to) {
+		d.lines = append(d.lines, fmt.Sprintf("~ %s: %s %v -> %v", d.subject, what, from, to))
 	}
-	changed("name", old.Name, s.Name)
-	changed("mode", old.Mode, s.Mode)
-	changed("scheduler", old.Scheduler, s.Scheduler)
+}
+
+func diffService(old, s *Spec) []string {
+	d := &differences{subject: fmt.Sprintf("service %s %s", s.Name, s.where())}
+	d.add("name", old.Name, s.Name)
+	d.add("listen", old.where(), s.where())
+	d.add("mode", old.Mode, s.Mode)
+	d.add("scheduler", old.Scheduler, s.Scheduler)
+	d.add("scheduler flags", old.Flags, s.Flags)
+	d.add("persistence timeout", old.Persistence.Timeout, s.Persistence.Timeout)
+	d.add("persistence host bits", old.Persistence.HostBits, s.Persistence.HostBits)
+	d.add("persistence engine", old.Persistence.Engine, s.Persistence.Engine)
+	d.add("one packet", old.OnePacket, s.OnePacket)
+	d.addFields("timeout", old.Timeouts, s.Timeouts)
+	d.add("keep", old.Keep, s.Keep)
+	d.addFields("health", old.Health, s.Health)
+	d.add("slow start", old.SlowStart, s.SlowStart)
+	d.add("quorum", old.Quorum, s.Quorum)
+	d.add("sorry server", old.sorry(), s.sorry())
 	// Only the common servers have an order to be changed: those gone or new are listed as such.
 	if from, to := common(old, s), common(s, old); !slices.Equal(from, to) {
-		lines = append(lines, fmt.Sprintf("~ service %s %s: order of servers", s.Name, endpoint(s)))
+		d.lines = append(d.lines, fmt.Sprintf("~ %s: order of servers", d.subject))
 	}
-	return lines
+	return d.lines
+}
+
+// addFields compares two structs of one type field by field.
+func (d *differences) addFields(what string, from, to any) {
+	a, b := reflect.ValueOf(from), reflect.ValueOf(to)
+	for i := range a.NumField() {
+		d.add(what+" "+strings.ToLower(a.Type().Field(i).Name), a.Field(i).Interface(), b.Field(i).Interface())
+	}
+}
+
+func (s *Spec) sorry() string {
+	if s.Sorry == nil {
+		return "none"
+	}
+	return fmt.Sprintf("%s %s", s.Sorry.Name, s.Sorry.details())
+}
+
+// details are a server's properties besides its name; those that are as usual are left out.
+func (s *ServerSpec) details() string {
+	text := fmt.Sprintf("%s weight %d", s.Address, s.Weight)
+	if s.MAC != ([6]byte{}) {
+		text += " mac " + macText(s.MAC)
+	}
+	if s.Upper != 0 || s.Lower != 0 {
+		text += fmt.Sprintf(" bounds %d/%d", s.Upper, s.Lower)
+	}
+	return text
 }
 
 func diffServers(old, s *Spec) (lines []string) {
@@ -58,22 +107,23 @@ func diffServers(old, s *Spec) (lines []string) {
 	for _, server := range s.Servers {
 		was, ok := before[server.Address]
 		if !ok {
-			line := fmt.Sprintf("+ server %s/%s %s weight %d", s.Name, server.Name, server.Address, server.Weight)
-			if server.MAC != ([6]byte{}) {
-				line += " mac " + macText(server.MAC)
-			}
-			lines = append(lines, line)
+			lines = append(lines, fmt.Sprintf("+ server %s/%s %s", s.Name, server.Name, server.details()))
 			continue
 		}
-		if was.Name != server.Name {
-			lines = append(lines, fmt.Sprintf("~ server %s/%s %s: name %s -> %s", s.Name, server.Name, server.Address, was.Name, server.Name))
+		d := &differences{subject: fmt.Sprintf("server %s/%s %s", s.Name, server.Name, server.Address)}
+		d.add("name", was.Name, server.Name)
+		d.add("weight", was.Weight, server.Weight)
+		if old.Mode == s.Mode || server.Mode != s.Mode { // else it follows the service's
+			d.add("mode", was.Mode, server.Mode)
 		}
-		if was.Weight != server.Weight {
-			lines = append(lines, fmt.Sprintf("~ server %s/%s %s: weight %d -> %d", s.Name, server.Name, server.Address, was.Weight, server.Weight))
+		d.add("mac", macText(was.MAC), macText(server.MAC))
+		d.add("upper bound", was.Upper, server.Upper)
+		d.add("lower bound", was.Lower, server.Lower)
+		d.add("tunnel", was.Tunnel, server.Tunnel)
+		if old.Keep == s.Keep {
+			d.add("keep", was.Keep, server.Keep)
 		}
-		if was.MAC != server.MAC {
-			lines = append(lines, fmt.Sprintf("~ server %s/%s %s: mac %s -> %s", s.Name, server.Name, server.Address, macText(was.MAC), macText(server.MAC)))
-		}
+		lines = append(lines, d.lines...)
 	}
 	for _, server := range old.Servers {
 		if _, ok := after[server.Address]; !ok {
@@ -110,13 +160,11 @@ func macText(mac [6]byte) string {
 	return strings.ReplaceAll(fmt.Sprintf("% x", mac), " ", ":")
 }
 
-// endpoint is VIP:port/protocol as in the configuration.
-func endpoint(s *Spec) string {
-	switch s.Proto {
-	case TCP:
-		return s.Listen.String() + "/tcp"
-	case UDP:
-		return s.Listen.String() + "/udp"
+// where is where the service listens, as in the configuration.
+func (s *Spec) where() string {
+	var places []string
+	for _, p := range s.places() {
+		places = append(places, p.String())
 	}
-	return fmt.Sprintf("%s/%d", s.Listen, s.Proto)
+	return strings.Join(places, ",")
 }

@@ -41,11 +41,14 @@ func TestDiff(t *testing.T) {
 		{"server's address", edit(func(s *policy.Spec) { s.Servers[0].Address = address(7) }), []string{
 			"+ server web/a 192.168.0.7:8080 weight 1",
 			"- server web/a 192.168.0.1:8080"}},
-		{"protocol", edit(func(s *policy.Spec) { s.Proto = policy.UDP; s.Servers = s.Servers[:1] }), []string{
+		{"protocol", edit(func(s *policy.Spec) { s.Listen = policy.On(vip, policy.UDP); s.Servers = s.Servers[:1] }), []string{
 			"+ service web 10.0.0.10:80/udp nat rr",
 			"+ server web/a 192.168.0.1:8080 weight 1",
 			"- service web 10.0.0.10:80/tcp"}},
-		{"listen", edit(func(s *policy.Spec) { s.Listen = netip.MustParseAddrPort("10.0.0.11:80"); s.Servers = nil }), []string{
+		{"listen", edit(func(s *policy.Spec) {
+			s.Listen = policy.On(netip.MustParseAddrPort("10.0.0.11:80"), policy.TCP)
+			s.Servers = nil
+		}), []string{
 			"+ service web 10.0.0.11:80/tcp nat rr",
 			"- service web 10.0.0.10:80/tcp"}},
 		{"nothing left", nil, []string{"- service web 10.0.0.10:80/tcp"}},
@@ -62,10 +65,10 @@ func TestDiff(t *testing.T) {
 
 // TestDiffKnowsAllFields: a field that Diff does not print would change silently.
 func TestDiffKnowsAllFields(t *testing.T) {
-	if n := reflect.TypeFor[policy.Spec]().NumField(); n != 6 {
+	if n := reflect.TypeFor[policy.Spec]().NumField(); n != 15 {
 		t.Errorf("Spec has %d fields: teach Diff the new ones, add their cases to TestDiff, then put their number here", n)
 	}
-	if n := reflect.TypeFor[policy.ServerSpec]().NumField(); n != 4 {
+	if n := reflect.TypeFor[policy.ServerSpec]().NumField(); n != 9 {
 		t.Errorf("ServerSpec has %d fields: teach Diff the new ones, add their cases to TestDiff, then put their number here", n)
 	}
 }

@@ -1,29 +1,52 @@
 package policy
 
-// leastConnection picks the server with the least overhead, or with the least overhead per weight. Of
-// equal ones the first in the list wins. It has no state but the servers' counts.
-type leastConnection struct {
-	weighted bool
+// leastLoad picks the server with the least load, of equal ones the first in the list. What load is makes
+// the scheduler: lc, wlc, sed, nq, and fo and ovf as well.
+type leastLoad struct {
+	load func(*Server) load // of a server that is available
+	tree tournament
 }
 
-func (leastConnection) start([]*Server)       {}
-func (leastConnection) update(_, _ []*Server) {}
+func (l *leastLoad) start(list []*Server)     { l.tree = newTournament(list, l.measure) }
+func (l *leastLoad) update(_, list []*Server) { l.start(list) }
+func (l *leastLoad) changed(s *Server)        { l.tree.set(s.at, l.measure(s)) }
 
-func (l leastConnection) pick(list []*Server, _ Client) *Server {
-	var least *Server
-	var leastOverhead, leastWeight int64
-	for _, s := range list {
-		if !s.available() {
-			continue
-		}
-		overhead, weight := s.Overhead(), int64(1)
-		if l.weighted {
-			weight = int64(s.Weight)
-		}
-		// Overheads per weight are compared crosswise: a division would make unequal ones equal.
-		if least == nil || leastOverhead*weight > overhead*leastWeight {
-			least, leastOverhead, leastWeight = s, overhead, weight
-		}
+func (l *leastLoad) measure(s *Server) load {
+	if !s.available() {
+		return infinite
 	}
-	return least
+	return l.load(s)
+}
+
+func (l *leastLoad) pick(list []*Server, _ Client) *Server {
+	for {
+		at := l.tree.least()
+		if at < 0 {
+			return nil
+		}
+		if s := list[at]; s.available() {
+			return s
+		}
+		l.changed(list[at]) // the index is behind: see Server.available
+	}
+}
+
+// connections is lc's load: the server's overhead.
+func connections(s *Server) load { return load{s.Overhead(), 1} }
+
+// weightedConnections is wlc's load: overhead per weight.
+func weightedConnections(s *Server) load { return load{s.Overhead(), int64(s.Weight)} }
+
+// expectedDelay is sed's load: active connections per weight, the new one included. Inactive ones do not
+// count: while connections come one after another, each closed before the next, one server gets them all.
+// The kernel's does the same; wlc is for such clients.
+func expectedDelay(s *Server) load { return load{int64(s.Active) + 1, int64(s.Weight)} }
+
+// expectedDelayUnlessIdle is nq's load: sed's, but a server without an active connection goes before all
+// that have one, whatever its weight. Short connections one after another all go to the first server.
+func expectedDelayUnlessIdle(s *Server) load {
+	if s.Active == 0 {
+		return load{0, 1}
+	}
+	return expectedDelay(s)
 }

@@ -122,7 +122,7 @@ var weights = rapid.OneOf(rapid.IntRange(0, 6), rapid.SampledFrom([]int{0, 10, 2
 // TestRoundRobinModel changes a service at random, one change a Build, and compares all picks.
 func TestRoundRobinModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &machine{next: 1, spec: policy.Spec{Listen: vip, Proto: policy.TCP}}
+		m := &machine{next: 1, spec: policy.Spec{Listen: policy.On(vip, policy.TCP)}}
 		m.spec.Scheduler = rapid.SampledFrom([]string{"rr", "wrr"}).Draw(t, "scheduler")
 		m.model = newModel(m.spec.Scheduler, nil)
 		for range rapid.IntRange(0, 5).Draw(t, "servers") { // all of them in the first Build
@@ -211,7 +211,7 @@ func address(n int) netip.AddrPort {
 // TestWeightedShares: any full period, wherever it begins, has each server as often as its weight says.
 func TestWeightedShares(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &machine{next: 1, spec: policy.Spec{Listen: vip, Proto: policy.TCP, Scheduler: "wrr"}, model: &rrModel{}}
+		m := &machine{next: 1, spec: policy.Spec{Listen: policy.On(vip, policy.TCP), Scheduler: "wrr"}, model: &rrModel{}}
 		for range rapid.IntRange(1, 8).Draw(t, "servers") {
 			m.add(weights.Draw(t, "weight"))
 		}
@@ -235,7 +235,7 @@ func TestWeightedShares(t *testing.T) {
 // TestLeastConnectionModel compares picks with exact fractions while flows come, go and change.
 func TestLeastConnectionModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &machine{next: 1, spec: policy.Spec{Listen: vip, Proto: policy.TCP}, model: &rrModel{}}
+		m := &machine{next: 1, spec: policy.Spec{Listen: policy.On(vip, policy.TCP)}, model: &rrModel{}}
 		m.spec.Scheduler = rapid.SampledFrom([]string{"lc", "wlc", ""}).Draw(t, "scheduler")
 		for range rapid.IntRange(0, 6).Draw(t, "servers") {
 			m.add(weights.Draw(t, "weight"))

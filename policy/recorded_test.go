@@ -24,7 +24,7 @@ var vip = netip.MustParseAddrPort("10.0.0.10:80")
 
 // newLab adds the servers in turn as ipvsadm does, each at the list's head: 1, 2, 3 become 3, 2, 1.
 func newLab(t *testing.T, scheduler string, weights []int) *lab {
-	l := &lab{t: t, spec: policy.Spec{Name: "web", Listen: vip, Proto: policy.TCP, Scheduler: scheduler}}
+	l := &lab{t: t, spec: policy.Spec{Name: "web", Listen: policy.On(vip, policy.TCP), Scheduler: scheduler}}
 	for i, w := range weights {
 		address := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 168, 1, byte(11 + i)}), 80)
 		server := policy.ServerSpec{Name: strconv.Itoa(i + 1), Address: address, Weight: w}
@@ -46,11 +46,16 @@ func (l *lab) build() {
 // connect opens n connections, one after another. Held ones stay established; others are closed before the
 // next opens and remain in TIME_WAIT, which outlasts every recording.
 func (l *lab) connect(n int, held bool) string {
+	return l.connectFrom(make([]policy.Client, n), held)
+}
+
+func (l *lab) connectFrom(clients []policy.Client, held bool) string {
 	var picks []string
-	for range n {
-		server := l.table.Services()[0].Pick(policy.Client{})
+	for _, c := range clients {
+		c.Dst, c.DstPort, c.Proto = vip.Addr().As16(), vip.Port(), policy.TCP
+		server := l.table.Services()[0].Pick(c)
 		if server == nil {
-			picks = append(picks, "-")
+			picks = append(picks, "ERR(refused)")
 			continue
 		}
 		server.Add(true)
@@ -63,7 +68,8 @@ func (l *lab) connect(n int, held bool) string {
 }
 
 var (
-	recordedLine  = regexp.MustCompile(`^(\w+) (\d+) (\d+) (\d+)(?:, \d+ picks)?(?: seq while (\d+) held)?\s*: (held: )?([1-3 ]+)$`)
+	recordedLine  = regexp.MustCompile(`^(\w+) (\d+) (\d+) (\d+)(?:, \d+ picks)?(?: seq while (\d+) held)?\s*: (held: )?([1-3 ]+(?: ERR\(refused\))*)$`)
+	recordedHash  = regexp.MustCompile(`^(\w+)( -b \w+-port)? (\d+) (\d+) (\d+) src ([\d.]+)(?:\.\.\d+| ports (\d+)\.\.\d+) : ([1-3 ]+)$`)
 	thenWeight    = regexp.MustCompile(`^  then (\d) -> weight (\d+) : ([1-3 ]+)$`)
 	thenScheduler = regexp.MustCompile(`^  then -E -s (\w+) : ([1-3 ]+)$`)
 )
@@ -77,17 +83,34 @@ func TestRecorded(t *testing.T) {
 	var l *lab
 	replayed := 0
 	for i, line := range strings.Split(strings.TrimRight(string(file), "\n"), "\n") {
-		name, _, _ := strings.Cut(line, " ")
-		if name != "" && !slices.Contains(policy.Schedulers(), name) {
-			continue // a comment, or a scheduler still to come
+		if strings.HasPrefix(line, "#") {
+			continue
 		}
 		held, want := false, ""
+		var clients []policy.Client
 		if m := recordedLine.FindStringSubmatch(line); m != nil {
 			l = newLab(t, m[1], []int{atoi(m[2]), atoi(m[3]), atoi(m[4])})
 			if m[5] != "" {
 				l.connect(atoi(m[5]), true)
 			}
 			held, want = m[6] != "", m[7]
+		} else if m := recordedHash.FindStringSubmatch(line); m != nil {
+			l = newLab(t, m[1], []int{atoi(m[3]), atoi(m[4]), atoi(m[5])})
+			if m[2] != "" {
+				l.spec.Flags = policy.HashPort
+				l.build()
+			}
+			want = m[8]
+			src, port := netip.MustParseAddr(m[6]), uint16(0)
+			for i := range strings.Fields(want) { // 32 addresses, or 32 ports of one address
+				if m[7] != "" {
+					port = uint16(atoi(m[7]) + i)
+				}
+				clients = append(clients, policy.Client{Src: src.As16(), SrcPort: port})
+				if m[7] == "" {
+					src = src.Next()
+				}
+			}
 		} else if m := thenWeight.FindStringSubmatch(line); m != nil {
 			at := slices.IndexFunc(l.spec.Servers, func(s policy.ServerSpec) bool { return s.Name == m[1] })
 			l.spec.Servers[at].Weight = atoi(m[2])
@@ -100,13 +123,16 @@ func TestRecorded(t *testing.T) {
 		} else {
 			t.Fatalf("line %d: cannot read %q", i+1, line)
 		}
-		if got := l.connect(len(strings.Fields(want)), held); got != want {
+		if clients == nil {
+			clients = make([]policy.Client, len(strings.Fields(want)))
+		}
+		if got := l.connectFrom(clients, held); got != want {
 			t.Errorf("line %d: %s\n got %s\nwant %s", i+1, line, got, want)
 		}
 		replayed++
 	}
-	if replayed != 19 {
-		t.Errorf("replayed %d recordings, want 19", replayed)
+	if replayed != 38 {
+		t.Errorf("replayed %d recordings, want 38", replayed)
 	}
 }
 

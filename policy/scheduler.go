@@ -2,7 +2,7 @@ package policy
 
 // scheduler is one service's picking state. The list is the service's, in list order.
 type scheduler interface {
-	// pick chooses among the servers, nil if none is available. It must not allocate.
+	// pick chooses among the servers, nil if none is available. It must not allocate, but to remember a new client.
 	pick(list []*Server, c Client) *Server
 
 	// start begins on a service that has had its servers before: its scheduler was changed.
@@ -11,25 +11,55 @@ type scheduler interface {
 	// update follows a change of the list or of weights. old is the list before it, empty for a new
 	// service; its servers carry their new weights already.
 	update(old, list []*Server)
+
+	// changed follows a change of the counts or of the availability of a server of the list.
+	changed(s *Server)
 }
 
 // defaultScheduler is IPVS's.
 const defaultScheduler = "wlc"
 
 // Schedulers lists the names that Spec.Scheduler may have.
-func Schedulers() []string { return []string{"rr", "wrr", "lc", "wlc"} }
+func Schedulers() []string {
+	return []string{"rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "dh", "mh", "lblc", "lblcr", "fo", "ovf", "twos", "p2c"}
+}
 
-// newScheduler returns nil for an unknown name.
-func newScheduler(name string) scheduler {
-	switch name {
+// hashes says whether a scheduler heeds flags.
+func hashes(name string) bool { return name == "sh" || name == "mh" }
+
+// newScheduler makes the one that a spec asks for, nil for an unknown name.
+func newScheduler(s *Spec) scheduler {
+	switch s.Scheduler {
 	case "rr":
 		return &roundRobin{last: head}
 	case "wrr":
 		return &weightedRoundRobin{last: head}
 	case "lc":
-		return leastConnection{}
+		return &leastLoad{load: connections}
 	case "wlc":
-		return leastConnection{weighted: true}
+		return &leastLoad{load: weightedConnections}
+	case "sed":
+		return &leastLoad{load: expectedDelay}
+	case "nq":
+		return &leastLoad{load: expectedDelayUnlessIdle}
+	case "fo":
+		return &leastLoad{load: failover}
+	case "ovf":
+		return &leastLoad{load: overflow}
+	case "sh":
+		return &sourceHash{flags: s.Flags}
+	case "dh":
+		return &destinationHash{}
+	case "mh":
+		return &maglev{size: maglevSize, flags: s.Flags}
+	case "lblc":
+		return newLocality(false)
+	case "lblcr":
+		return newLocality(true)
+	case "twos":
+		return &twoWeighted{random: newRandom(s)}
+	case "p2c":
+		return &twoChoices{random: newRandom(s)}
 	}
 	return nil
 }

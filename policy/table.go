@@ -8,26 +8,60 @@ import "net/netip"
 type Table struct {
 	specs    []Spec // as built: what Diff compares
 	services []*Service
-	index    map[serviceKey]*Service
+	index    map[serviceKey]*Service // of single ports
+	wide     map[vipKey][]wide       // of ranges, which do not overlap, and last of all ports
 	vips     map[[16]byte]struct{}
 	registry *registry
 }
 
-// serviceKey has no gaps, so that the map hashes it as plain bytes.
+// serviceKey has no gaps, so that the map hashes it as plain bytes; so has vipKey.
 type serviceKey struct {
 	addr  [16]byte
 	port  uint16
 	proto uint16
 }
 
-func keyOf(s *Spec) serviceKey {
-	return serviceKey{s.Listen.Addr().As16(), s.Listen.Port(), uint16(s.Proto)}
+type vipKey struct {
+	addr  [16]byte
+	proto uint16
 }
 
-// Service finds the service at a VIP, port and protocol; nil if there is none.
-// IPv4 addresses are v4-mapped, the port is in host order.
+// wide is a service with more than one port of a VIP.
+type wide struct {
+	listen  Listen
+	service *Service
+}
+
+// enter makes the service found where it listens.
+func (t *Table) enter(s *Service) {
+	for _, l := range s.Listen {
+		addr := l.Addr.As16()
+		t.vips[addr] = struct{}{}
+		if l.First == l.Last && !l.All() {
+			t.index[serviceKey{addr, l.First, uint16(l.Proto)}] = s
+			continue
+		}
+		key := vipKey{addr, uint16(l.Proto)}
+		t.wide[key] = append(t.wide[key], wide{l, s})
+	}
+}
+
+// Service finds the service at a VIP, port and protocol; nil if there is none. A single port goes before a
+// range, and that before all ports. IPv4 addresses are v4-mapped, the port is in host order.
 func (t *Table) Service(proto uint8, addr [16]byte, port uint16) *Service {
-	return t.index[serviceKey{addr, port, uint16(proto)}]
+	if s := t.index[serviceKey{addr, port, uint16(proto)}]; s != nil || len(t.wide) == 0 {
+		return s
+	}
+	var all *Service
+	for _, w := range t.wide[vipKey{addr, uint16(proto)}] {
+		switch {
+		case w.listen.All():
+			all = w.service
+		case w.listen.Has(port):
+			return w.service
+		}
+	}
+	return all
 }
 
 // IsVIP says whether any service listens on the address.
@@ -50,9 +84,17 @@ func (t *Table) Server(id uint32) *Server {
 
 // registry is what all tables of one line of Builds share: the live objects.
 type registry struct {
-	services map[serviceKey]*Service // configured now
-	servers  []*Server               // by ID; [0] is nil, and so are the free ones
-	free     []uint32                // IDs to use again
+	services []*Service // configured now
+	servers  []*Server  // by ID; [0] is nil, and so are the free ones
+	free     []uint32   // IDs to use again
+
+	templates *templates
+}
+
+func newRegistry() *registry {
+	r := &registry{servers: []*Server{nil}}
+	r.templates = newTemplates(r)
+	return r
 }
 
 // enroll gives the server an ID that no living server has.
@@ -67,18 +109,60 @@ func (r *registry) enroll(s *Server) {
 	r.servers = append(r.servers, s)
 }
 
-// release takes the ID back from a server that is deleted and has no flows. Others keep theirs.
+// release takes the ID back from a server that is deleted and that nothing holds. Others keep theirs.
 func (r *registry) release(s *Server) {
-	if !s.Deleted || s.Flows() > 0 || r.servers[s.ID] != s {
+	if !s.Deleted || s.Flows() > 0 || s.holds > 0 || r.servers[s.ID] != s {
 		return
 	}
 	r.servers[s.ID] = nil
 	r.free = append(r.free, s.ID)
 }
 
+// place is one place of a service: where it listens, or its mark.
+type place struct {
+	listen Listen
+	mark   Mark
+}
+
+// places are what makes a service the same over reloads: it is if it has one of them in common.
+func (s *Spec) places() (places []place) {
+	for _, l := range s.Listen {
+		places = append(places, place{listen: l})
+	}
+	if s.Mark.Value != 0 {
+		places = append(places, place{mark: s.Mark})
+	}
+	return places
+}
+
+// match finds for each spec the index of the same service in old, or -1. The first place of a spec goes
+// before its others.
+func match(specs, old []Spec) []int {
+	at := make(map[place]int)
+	for i := range old {
+		for _, p := range old[i].places() {
+			at[p] = i
+		}
+	}
+	matched, taken := make([]int, len(specs)), make([]bool, len(old))
+	for i := range matched {
+		matched[i] = -1
+	}
+	for _, first := range []bool{true, false} {
+		for i := range specs {
+			for j, p := range specs[i].places() {
+				if k, ok := at[p]; ok && matched[i] < 0 && !taken[k] && first == (j == 0) {
+					matched[i], taken[k] = k, true
+				}
+			}
+		}
+	}
+	return matched
+}
+
 // serverKey is what makes a server the same over reloads.
 type serverKey struct {
-	service serviceKey
+	service place
 	address netip.AddrPort
 }
 
@@ -86,9 +170,22 @@ type serverKey struct {
 func (r *registry) living() map[serverKey]*Server {
 	living := make(map[serverKey]*Server, len(r.servers))
 	for _, s := range r.servers {
-		if s != nil {
-			living[serverKey{keyOf(&s.Service.Spec), s.Address}] = s
+		if s == nil {
+			continue
+		}
+		for _, p := range s.Service.Spec.places() {
+			living[serverKey{p, s.Address}] = s
 		}
 	}
 	return living
+}
+
+// find looks for the server among the living at all places of the spec.
+func (s *Spec) find(living map[serverKey]*Server, address netip.AddrPort) *Server {
+	for _, p := range s.places() {
+		if server := living[serverKey{p, address}]; server != nil {
+			return server
+		}
+	}
+	return nil
 }

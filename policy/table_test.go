@@ -22,7 +22,7 @@ func build(t testing.TB, prev *policy.Table, specs ...policy.Spec) *policy.Table
 
 // web is a TCP service with servers at addresses 1, 2, 3..., given their weights.
 func web(scheduler string, weights ...int) policy.Spec {
-	s := policy.Spec{Name: "web", Listen: vip, Proto: policy.TCP, Scheduler: scheduler}
+	s := policy.Spec{Name: "web", Listen: policy.On(vip, policy.TCP), Scheduler: scheduler}
 	for i, w := range weights {
 		s.Servers = append(s.Servers, policy.ServerSpec{Name: string(rune('a' + i%26)), Address: address(i + 1), Weight: w})
 	}
@@ -31,8 +31,8 @@ func web(scheduler string, weights ...int) policy.Spec {
 
 func TestLookup(t *testing.T) {
 	tcp, udp, six := web("rr", 1), web("wrr", 1), web("", 1)
-	udp.Name, udp.Proto = "dns", policy.UDP
-	six.Name, six.Listen = "six", netip.MustParseAddrPort("[2001:db8::22]:80")
+	udp.Name, udp.Listen = "dns", policy.On(vip, policy.UDP)
+	six.Name, six.Listen = "six", policy.On(netip.MustParseAddrPort("[2001:db8::22]:80"), policy.TCP)
 	six.Servers[0].Address = netip.MustParseAddrPort("[2001:db8::1]:80")
 	table := build(t, nil, tcp, udp, six)
 	for _, c := range []struct {
@@ -81,7 +81,7 @@ func TestBuildErrors(t *testing.T) {
 	edit := func(edit func(s *policy.Spec)) policy.Spec {
 		s := web("rr", 1, 1)
 		s.Name = "bad"
-		s.Listen = netip.MustParseAddrPort("10.0.0.11:80")
+		s.Listen = policy.On(netip.MustParseAddrPort("10.0.0.11:80"), policy.TCP)
 		edit(&s)
 		return s
 	}
@@ -90,20 +90,22 @@ func TestBuildErrors(t *testing.T) {
 		bad  policy.Spec
 		want error
 	}{
-		{"same VIP, port, protocol", edit(func(s *policy.Spec) { s.Listen = vip }), policy.ErrDuplicateService},
-		{"same but v4-mapped", edit(func(s *policy.Spec) { s.Listen = netip.MustParseAddrPort("[::ffff:10.0.0.10]:80") }), policy.ErrDuplicateService},
+		{"same VIP, port, protocol", edit(func(s *policy.Spec) { s.Listen = policy.On(vip, policy.TCP) }), policy.ErrDuplicateService},
+		{"same but v4-mapped", edit(func(s *policy.Spec) {
+			s.Listen = policy.On(netip.MustParseAddrPort("[::ffff:10.0.0.10]:80"), policy.TCP)
+		}), policy.ErrDuplicateService},
 		{"same server twice", edit(func(s *policy.Spec) { s.Servers[1].Address = s.Servers[0].Address }), policy.ErrDuplicateServer},
 		{"scheduler", edit(func(s *policy.Spec) { s.Scheduler = "random" }), policy.ErrUnknownScheduler},
 		{"v6 server of a v4 service", edit(func(s *policy.Spec) { s.Servers[0].Address = netip.MustParseAddrPort("[2001:db8::1]:80") }), policy.ErrMixedFamilies},
-		{"v4 server of a v6 service", edit(func(s *policy.Spec) { s.Listen = netip.MustParseAddrPort("[2001:db8::1]:80") }), policy.ErrMixedFamilies},
-		{"no listen address", edit(func(s *policy.Spec) { s.Listen = netip.AddrPort{} }), policy.ErrInvalidAddress},
+		{"v4 server of a v6 service", edit(func(s *policy.Spec) { s.Listen = policy.On(netip.MustParseAddrPort("[2001:db8::1]:80"), policy.TCP) }), policy.ErrMixedFamilies},
+		{"no listen address", edit(func(s *policy.Spec) { s.Listen = policy.On(netip.AddrPort{}, policy.TCP) }), policy.ErrInvalidAddress},
 		{"no server address", edit(func(s *policy.Spec) { s.Servers[0].Address = netip.AddrPort{} }), policy.ErrInvalidAddress},
 		{"dr with unequal ports", edit(func(s *policy.Spec) { s.Mode = policy.DR }), policy.ErrUnequalPorts},
 		{"dr with unequal ports in IPv6", edit(func(s *policy.Spec) {
-			s.Mode, s.Listen = policy.DR, netip.MustParseAddrPort("[2001:db8::22]:80")
+			s.Mode, s.Listen = policy.DR, policy.On(netip.MustParseAddrPort("[2001:db8::22]:80"), policy.TCP)
 			s.Servers = []policy.ServerSpec{{Name: "a", Address: netip.MustParseAddrPort("[2001:db8::1]:80")}, {Name: "b", Address: netip.MustParseAddrPort("[2001:db8::2]:81")}}
 		}), policy.ErrUnequalPorts},
-		{"zone", edit(func(s *policy.Spec) { s.Listen = netip.MustParseAddrPort("[fe80::1%eth0]:80") }), policy.ErrInvalidAddress},
+		{"zone", edit(func(s *policy.Spec) { s.Listen = policy.On(netip.MustParseAddrPort("[fe80::1%eth0]:80"), policy.TCP) }), policy.ErrInvalidAddress},
 	} {
 		prev := build(t, nil, web("rr", 1, 1))
 		good := web("wrr", 5, 0, 1)
@@ -118,7 +120,7 @@ func TestBuildErrors(t *testing.T) {
 
 func TestSchedulers(t *testing.T) {
 	for _, name := range policy.Schedulers() {
-		table := build(t, nil, web(name, 0, 3, 1), policy.Spec{Listen: netip.MustParseAddrPort("10.0.0.11:80"), Scheduler: name})
+		table := build(t, nil, web(name, 3, 0, 1), policy.Spec{Listen: policy.On(netip.MustParseAddrPort("10.0.0.11:80"), policy.TCP), Scheduler: name})
 		for range 10 {
 			if s := table.Services()[0].Pick(policy.Client{}); s == nil || s.Weight == 0 {
 				t.Errorf("%s picked %v", name, s)
@@ -158,7 +160,7 @@ func TestReload(t *testing.T) {
 	slices.Reverse(spec.Servers) // c b a
 	spec.Servers = append(spec.Servers, policy.ServerSpec{Name: "d", Address: address(9), Weight: 1})
 	other := web("lc", 1)
-	other.Listen = netip.MustParseAddrPort("10.0.0.11:80")
+	other.Listen = policy.On(netip.MustParseAddrPort("10.0.0.11:80"), policy.TCP)
 	second := build(t, first, other, spec)
 
 	if second.Services()[1] != svc || svc.Name != "renamed" || svc.Mode != policy.FullNAT {
@@ -283,7 +285,7 @@ func TestIDs(t *testing.T) {
 			"reload": func(t *rapid.T) {
 				var specs []policy.Spec
 				for _, v := range []string{"10.0.0.10:80", "10.0.0.11:80"} {
-					spec := policy.Spec{Name: v, Listen: netip.MustParseAddrPort(v), Proto: policy.TCP}
+					spec := policy.Spec{Name: v, Listen: policy.On(netip.MustParseAddrPort(v), policy.TCP)}
 					spec.Scheduler = rapid.SampledFrom(policy.Schedulers()).Draw(t, "scheduler")
 					for _, n := range rapid.SliceOfNDistinct(rapid.IntRange(1, 5), 0, 5, rapid.ID).Draw(t, "servers") {
 						spec.Servers = append(spec.Servers, policy.ServerSpec{Address: address(n), Weight: n})

@@ -54,9 +54,9 @@ func direct(pinned bool) (specs []policy.Spec) {
 			return s
 		}
 		specs = append(specs,
-			policy.Spec{Name: "web-" + n.name, Listen: at(n.vip, 80), Proto: policy.TCP, Mode: policy.DR, Scheduler: "rr", Servers: servers(80)},
-			policy.Spec{Name: "dns-" + n.name, Listen: at(n.vip, 53), Proto: policy.UDP, Mode: policy.DR, Scheduler: "rr", Servers: servers(53)},
-			policy.Spec{Name: "nat-" + n.name, Listen: at(n.vip, 8080), Proto: policy.TCP, Scheduler: "rr", Servers: servers(80)},
+			policy.Spec{Name: "web-" + n.name, Listen: policy.On(at(n.vip, 80), policy.TCP), Mode: policy.DR, Scheduler: "rr", Servers: servers(80)},
+			policy.Spec{Name: "dns-" + n.name, Listen: policy.On(at(n.vip, 53), policy.UDP), Mode: policy.DR, Scheduler: "rr", Servers: servers(53)},
+			policy.Spec{Name: "nat-" + n.name, Listen: policy.On(at(n.vip, 8080), policy.TCP), Scheduler: "rr", Servers: servers(80)},
 		)
 	}
 	return specs
@@ -164,7 +164,7 @@ func (r *rig) learn(a netip.Addr, mac packet.MAC) {
 
 // conns lists the connections.
 func (r *rig) conns() (all []Conn) {
-	r.e.Conns(func(c Conn) bool {
+	r.e.Conns(ConnFilter{}, func(c Conn) bool {
 		all = append(all, c)
 		return true
 	})
@@ -242,7 +242,7 @@ func TestDirectGateway(t *testing.T) {
 			t.Errorf("left from %v to %v", h.Src, h.Dst)
 		}
 		for _, svc := range r.e.Status().Services {
-			if svc.Listen == vip && (svc.Servers[0].Passing != 1 || svc.Servers[1].Passing != 0) {
+			if svc.Listen[0].AddrPort() == vip && (svc.Servers[0].Passing != 1 || svc.Servers[1].Passing != 0) {
 				t.Errorf("%+v", svc.Servers)
 			}
 		}

@@ -64,13 +64,14 @@ type Gateway struct {
 type Config struct {
 	Services []policy.Spec
 	Gateways []Gateway
+	Timeouts policy.Timeouts // of all flows of services that have none of their own; zero fields take the default
 }
 
 // Options are fixed for an engine's life.
 type Options struct {
 	Attachments []Attachment
 	MaxFlows    int            // cap of the connection table
-	Timeouts    flow.Timeouts  // zero fields take the default
+	Direct      Direct         // nil: directly routed servers are on the segments of Ethernet ports only
 	Log         zerolog.Logger // the host's; packets are counted, not logged
 	// Now is the monotonic clock; nil means the process's own.
 	Now func() time.Duration
@@ -84,8 +85,10 @@ type Engine struct {
 	lanes    []*lane
 	segments []*segment
 	host     *stack.Host
+	direct   Direct
 	drops    [256]atomic.Uint64 // by packet.Reason
 	limit    *rate.Limiter      // of the ICMP errors that tunlb originates
+	journal  *journal
 
 	// world is the immutable snapshot of addresses and routes; stored under mu, loaded freely.
 	world atomic.Pointer[world]
@@ -96,6 +99,10 @@ type Engine struct {
 	config    Config
 	services  *policy.Table
 	flows     *flow.Table
+	roster    *policy.Roster // the configured services, with what operators and checks say of their servers
+	classes   classes
+	estimated time.Duration    // when rates were last
+	rebuilt   time.Duration    // when the table of services was
 	mappings  []*flow.Mappings // parallel to config.Gateways
 	fragments *fragments
 	box       Box
@@ -116,15 +123,15 @@ func New(opts Options, cfg Config) (*Engine, error) {
 	if len(opts.Attachments) == 0 {
 		return nil, errors.New("engine: no port to work on")
 	}
-	if len(opts.Attachments) > 255 {
-		return nil, fmt.Errorf("engine: %d ports, at most 255 are possible", len(opts.Attachments))
+	if len(opts.Attachments) > maxPorts {
+		return nil, fmt.Errorf("engine: %d ports, at most %d are possible", len(opts.Attachments), maxPorts)
 	}
-	e := &Engine{now: opts.Now, log: opts.Log, limit: newICMPLimit()}
+	e := &Engine{now: opts.Now, log: opts.Log, direct: opts.Direct, limit: newICMPLimit(), journal: newJournal(), roster: policy.NewRoster()}
 	if e.now == nil {
 		start := time.Now()
 		e.now = func() time.Duration { return time.Since(start) }
 	}
-	e.flows = flow.New(flow.Options{Cap: opts.MaxFlows, Timeouts: opts.Timeouts, Gone: e.flowGone})
+	e.flows = flow.New(flow.Options{Cap: opts.MaxFlows, Gone: e.flowGone})
 	e.fragments = newFragments(e.drop)
 	for i, a := range opts.Attachments {
 		e.lanes = append(e.lanes, newLane(e, uint8(i), a, len(opts.Attachments)))
@@ -162,22 +169,33 @@ func minMTU(attachments []Attachment) int {
 func (e *Engine) Apply(cfg Config) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	specs, err := policy.Normalize(cfg.Services)
+	if err != nil {
+		return fmt.Errorf("engine: %w", err)
+	}
+	cfg.Services = specs
+	classes, err := e.classes.next(specs)
+	if err != nil {
+		return err
+	}
 	w, err := e.settleLocked(cfg, e.box)
 	if err != nil {
 		return err
 	}
-	services, err := policy.Build(cfg.Services, e.services)
-	if err != nil {
+	if err := e.roster.Configure(specs, e.now()); err != nil {
 		_, back := e.settleLocked(e.config, e.box)
 		return errors.Join(fmt.Errorf("engine: %w", err), back)
 	}
 	e.mappings = e.mappingsForLocked(cfg.Gateways)
-	e.config, e.services = cfg, services
+	e.config, e.classes = cfg, classes
+	e.setTimeoutsLocked(cfg.Timeouts)
+	e.rebuildLocked()
 	e.world.Store(w)
 	for _, s := range e.segments {
 		s.applyLocked(cfg)
 	}
 	e.reachLocked()
+	e.announce(e.roster.Events())
 	return nil
 }
 
@@ -310,11 +328,16 @@ func (e *Engine) expire() {
 	for more := true; more; {
 		e.mu.Lock()
 		more = e.flows.Expire(e.tick(), expireBatch)
+		more = e.services.Expire(e.now(), expireBatch) || more
 		e.mu.Unlock()
 	}
 	e.mu.Lock()
 	e.fragments.expire(e.tick())
+	e.estimateLocked()
+	e.rebuildDueLocked()
+	events := e.roster.Events()
 	e.mu.Unlock()
+	e.announce(events)
 }
 
 func (e *Engine) tick() flow.Tick { return flow.Tick(e.now() / time.Millisecond) }
@@ -324,7 +347,15 @@ func (e *Engine) drop(r packet.Reason) { e.drops[r].Add(1) }
 // flowGone gives back what a flow held. The table calls it, under mu, for every flow that it forgets.
 func (e *Engine) flowGone(f *flow.Flow) {
 	if srv := e.services.Server(f.Server()); srv != nil {
-		srv.Remove(f.Active())
+		if f.AnswersOnly() {
+			srv.Unhold()
+		} else {
+			if srv.Service.Persistence.Timeout > 0 {
+				outer := f.Outer()
+				srv.Closed(e.clientOf(&outer))
+			}
+			srv.Remove(f.Active())
+		}
 	}
 	if f.Gateway() {
 		e.releaseMappings(f)

@@ -102,15 +102,15 @@ var families = []family{
 func services() (specs []policy.Spec) {
 	for _, f := range families {
 		specs = append(specs,
-			policy.Spec{Name: "web-" + f.name, Listen: at(f.vip, 80), Proto: policy.TCP, Scheduler: "rr", Servers: []policy.ServerSpec{
+			policy.Spec{Name: "web-" + f.name, Listen: policy.On(at(f.vip, 80), policy.TCP), Scheduler: "rr", Servers: []policy.ServerSpec{
 				{Name: "rs1", Address: at(f.rs1, 8080), Weight: 1}, {Name: "rs2", Address: at(f.rs2, 8080), Weight: 1}}},
-			policy.Spec{Name: "dns-" + f.name, Listen: at(f.vip, 53), Proto: policy.UDP, Scheduler: "rr", Servers: []policy.ServerSpec{
+			policy.Spec{Name: "dns-" + f.name, Listen: policy.On(at(f.vip, 53), policy.UDP), Scheduler: "rr", Servers: []policy.ServerSpec{
 				{Name: "rs1", Address: at(f.rs1, 5353), Weight: 1}}},
-			policy.Spec{Name: "full-" + f.name, Listen: at(f.vip, 443), Proto: policy.TCP, Mode: policy.FullNAT, Servers: []policy.ServerSpec{
+			policy.Spec{Name: "full-" + f.name, Listen: policy.On(at(f.vip, 443), policy.TCP), Mode: policy.FullNAT, Servers: []policy.ServerSpec{
 				{Name: "rs1", Address: at(f.rs1, 8443), Weight: 1}}},
-			policy.Spec{Name: "drained-" + f.name, Listen: at(f.vip, 81), Proto: policy.TCP, Servers: []policy.ServerSpec{
+			policy.Spec{Name: "drained-" + f.name, Listen: policy.On(at(f.vip, 81), policy.TCP), Servers: []policy.ServerSpec{
 				{Name: "rs1", Address: at(f.rs1, 8081), Weight: 0}}},
-			policy.Spec{Name: "drained-udp-" + f.name, Listen: at(f.vip, 81), Proto: policy.UDP, Servers: []policy.ServerSpec{
+			policy.Spec{Name: "drained-udp-" + f.name, Listen: policy.On(at(f.vip, 81), policy.UDP), Servers: []policy.ServerSpec{
 				{Name: "rs1", Address: at(f.rs1, 8081), Weight: 0}}},
 		)
 	}

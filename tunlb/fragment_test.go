@@ -58,7 +58,7 @@ func TestFragmentsInAnyOrder(t *testing.T) {
 				t.Errorf("order %v: counted %+v, want 3 packets in and out", order, p)
 			}
 			for _, svc := range status.Services {
-				if svc.Listen == vip && (svc.Traffic.InPackets != 3 || svc.Traffic.InBytes != status.Ports[0].RxBytes) {
+				if svc.Listen[0].AddrPort() == vip && (svc.Traffic.InPackets != 3 || svc.Traffic.InBytes != status.Ports[0].RxBytes) {
 					t.Errorf("order %v: the service counts %+v, want all 3 packets", order, svc.Traffic)
 				}
 			}

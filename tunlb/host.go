@@ -31,6 +31,9 @@ func (e *Engine) sendFromHost(frame []byte) packet.Reason {
 	if to.segment == nil {
 		return to.write(frame)
 	}
-	hop, _ := w.hop(v.Tuple.Dst)
+	hop, probe := e.probeFromHost(&v)
+	if !probe {
+		hop, _ = w.hop(v.Tuple.Dst)
+	}
 	return to.segment.transmitFromHost(packet.AppendEthernet(nil, frame, packet.MAC{}, packet.MAC{}), hop)
 }

@@ -35,10 +35,11 @@ import (
 type exit uint8
 
 const (
-	exitPort exit = iota // routed out of a port
-	exitBack             // handed back, unchanged, to the box's kernel that it came from
-	exitHost             // to the stack that owns the VIPs and tunlb's own addresses
-	exitHeld             // kept: a fragment that waits for the first of its datagram
+	exitPort   exit = iota // routed out of a port
+	exitBack               // handed back, unchanged, to the box's kernel that it came from
+	exitDirect             // out of an interface of the box, to a directly routed server
+	exitHost               // to the stack that owns the VIPs and tunlb's own addresses
+	exitHeld               // kept: a fragment that waits for the first of its datagram
 )
 
 // verdict is what happens to a packet. It is plain data: the later fragments of a datagram get the
@@ -73,6 +74,7 @@ type lane struct {
 	view    packet.View
 	out     verdict
 	buf     []byte
+	way     Way    // valid iff out.exit is exitDirect
 	answer  []byte // scratch for ICMP errors
 	convert []byte // scratch for frames that leave by another kind of port
 	sender
@@ -207,12 +209,26 @@ func (l *lane) decide(v *packet.View, now flow.Tick) packet.Reason {
 // copied twice.
 func (out *verdict) follow(f *flow.Flow, d flow.Direction, srv *policy.Server) {
 	out.exit, out.port = exitPort, f.Exit(d)
+	switch out.port {
+	case exitDirectPort:
+		out.exit = exitDirect
+	case exitHostPort:
+		out.exit = exitHost
+	}
 	out.server, out.reply = srv, d == flow.Reverse
 	out.edited, out.asIs = !f.OneWay(), f.OneWay() && d == flow.Forward
 	if out.edited {
 		out.edit = f.Edit(d)
 	} else if out.asIs {
 		out.hop = srv.Address.Addr().As16()
+	}
+}
+
+// direct is the verdict for a packet to a directly routed server that no flow stands for.
+func (out *verdict) direct(srv *policy.Server, exit uint8) {
+	*out = verdict{exit: exitPort, port: exit, asIs: true, hop: srv.Address.Addr().As16(), server: srv}
+	if exit == exitDirectPort {
+		out.exit = exitDirect
 	}
 }
 
@@ -233,12 +249,12 @@ func (l *lane) revalidate(f *flow.Flow, dir flow.Direction, v *packet.View) (*fl
 	}
 	srv := e.services.Server(f.Server())
 	switch {
-	case srv != nil && srv.Unreachable && dir == flow.Forward && (v.Tuple.Proto == packet.ProtoUDP || !f.Assured()):
+	case srv != nil && srv.Unreachable() && dir == flow.Forward && (v.Tuple.Proto == packet.ProtoUDP || !f.Assured()):
 		// Nothing is lost by trying another server: a client that sends its SYN or its query once more
 		// would keep the flow to this one alive.
 		e.flows.Delete(f)
 		return nil, nil, packet.None
-	case srv != nil && !srv.Deleted:
+	case srv != nil && (!srv.Deleted || srv.Keep):
 		return f, srv, packet.None
 	case dir == flow.Reverse:
 		// The server's answer must not reach the client untranslated.
@@ -287,7 +303,12 @@ func (l *lane) send(v *packet.View) packet.Reason {
 		return packet.None
 	case exitBack:
 		return l.write(v.Frame)
+	case exitDirect:
+		return l.forward(v, true, int(l.way.MTU), nil)
 	case exitHost:
+		if l.out.edited {
+			l.out.edit.Apply(v)
+		}
 		frame := v.Frame
 		if l.segment != nil {
 			frame = packet.StripEthernet(frame)
@@ -297,7 +318,8 @@ func (l *lane) send(v *packet.View) packet.Reason {
 		}
 		return packet.None
 	default:
-		return l.forward(v, l.engine.lanes[l.out.port])
+		to := l.engine.lanes[l.out.port]
+		return l.forward(v, to.Kernel, int(to.mtu.Load()), to)
 	}
 }
 
@@ -305,12 +327,14 @@ func (l *lane) send(v *packet.View) packet.Reason {
 // is quoted its own packet. A kernel behind the port decrements the TTL itself; doing it here too
 // would let that kernel be the one that finds it exceeded, and quote the translated packet. Direct
 // routing is no hop: the TTL stays.
-func (l *lane) forward(v *packet.View, to *lane) packet.Reason {
+//
+// to is nil for the box's own interfaces.
+func (l *lane) forward(v *packet.View, kernel bool, mtu int, to *lane) packet.Reason {
 	asIs := l.out.asIs
 	if v.TTL <= 1 && !asIs {
 		return packet.TTLExceeded
 	}
-	tooBig := v.SegmentLen() > int(to.mtu.Load())
+	tooBig := v.SegmentLen() > mtu
 	if tooBig && v.DontFragment {
 		return packet.TooBig
 	}
@@ -321,11 +345,11 @@ func (l *lane) forward(v *packet.View, to *lane) packet.Reason {
 			l.out.edit.Apply(v)
 		}
 	}
-	if !to.Kernel && !asIs {
+	if !kernel && !asIs {
 		v.DecrementTTL()
 	}
 	if tooBig {
-		return l.emitPieces(v.Frame, to)
+		return l.emitPieces(v.Frame, mtu, to)
 	}
 	return l.emit(v.Frame, to)
 }
@@ -335,6 +359,8 @@ func (l *lane) forward(v *packet.View, to *lane) packet.Reason {
 // kinds has to pay for.
 func (l *lane) emit(frame []byte, to *lane) packet.Reason {
 	switch {
+	case to == nil:
+		return l.emitDirect(frame)
 	case to.segment != nil && l.segment == nil:
 		l.convert = packet.AppendEthernet(l.convert[:0], frame, packet.MAC{}, packet.MAC{})
 		frame = l.convert
@@ -348,10 +374,10 @@ func (l *lane) emit(frame []byte, to *lane) packet.Reason {
 }
 
 // emitPieces is emit for a packet that is longer than the MTU and may be fragmented.
-func (l *lane) emitPieces(frame []byte, to *lane) packet.Reason {
+func (l *lane) emitPieces(frame []byte, mtu int, to *lane) packet.Reason {
 	r := packet.None
 	err := packet.Segment(l.link, frame, func(frame []byte) error {
-		return packet.Fragment(l.link, frame, int(to.mtu.Load()), func(frame []byte) error {
+		return packet.Fragment(l.link, frame, mtu, func(frame []byte) error {
 			if r = l.emit(frame, to); r != packet.None {
 				return errNotSent
 			}

@@ -122,7 +122,7 @@ func TestCollision(t *testing.T) {
 	each(t, func(t *testing.T, f family) {
 		second := f.vip.Next()
 		r := newBox(t, func(_ *Options, c *Config) {
-			c.Services = append(c.Services, policy.Spec{Name: "twin", Listen: at(second, 80), Proto: policy.TCP, Servers: []policy.ServerSpec{
+			c.Services = append(c.Services, policy.Spec{Name: "twin", Listen: policy.On(at(second, 80), policy.TCP), Servers: []policy.ServerSpec{
 				{Name: "rs1", Address: at(f.rs1, 8080), Weight: 1}}})
 		})
 		client := at(f.client, 40000)

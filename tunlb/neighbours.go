@@ -100,14 +100,15 @@ func (e *Engine) reachLocked() {
 		sure := false
 		for _, srv := range svc.Servers {
 			_, doubtful := e.reachedLocked(srv, now)
-			srv.Unreachable = doubtful
+			srv.SetUnreachable(doubtful)
 			sure = sure || srv.Weight > 0 && !doubtful
 		}
 		if sure {
 			continue
 		}
 		for _, srv := range svc.Servers {
-			srv.Unreachable, _ = e.reachedLocked(srv, now)
+			failed, _ := e.reachedLocked(srv, now)
+			srv.SetUnreachable(failed)
 		}
 	}
 }
@@ -121,6 +122,10 @@ func (e *Engine) reachedLocked(srv *policy.Server, now time.Duration) (failed, d
 			return state == neigh.Failed, s.neigh.Doubtful(addr, now)
 		}
 	}
+	if srv.Mode == policy.DR && e.direct != nil {
+		way, ok := e.direct.Way(addr)
+		return ok && way.Down, ok && way.Down
+	}
 	return false, false
 }
 
@@ -128,11 +133,8 @@ func (e *Engine) reachedLocked(srv *policy.Server, now time.Duration) (failed, d
 // service and server.
 func (s *segment) passingLocked() (found [][2]string) {
 	for _, svc := range s.engine.services.Services() {
-		if svc.Mode != policy.DR {
-			continue
-		}
 		for _, srv := range svc.Servers {
-			if srv.Stats.OutPackets > 0 && !s.passing[srv.ID] && s.reaches(srv.Address.Addr().As16()) {
+			if srv.Mode == policy.DR && srv.Stats.OutPackets > 0 && !s.passing[srv.ID] && s.reaches(srv.Address.Addr().As16()) {
 				s.passing[srv.ID] = true
 				found = append(found, [2]string{svc.Name, srv.Name})
 			}
@@ -175,24 +177,30 @@ func (s *segment) tell(events []neigh.Event, passing [][2]string, loop bool) {
 
 // log tells people what the neighbour table has found out.
 func (s *segment) log(e neigh.Event) {
-	log := s.engine.log.With().Str("event", e.Kind.String()).Stringer("address", e.Addr).Logger()
+	words := map[neigh.EventKind]string{
+		neigh.ServerUp:        "the server answers",
+		neigh.ServerDown:      "the server does not answer for its address: it takes no new connections until it does",
+		neigh.ServerMoved:     "the server has another MAC",
+		neigh.PinnedClaim:     "somebody else claims the server's address: ignored, since its mac is configured",
+		neigh.AddressConflict: "another station claims the address",
+	}[e.Kind]
+	log := s.engine.log.Warn()
+	if e.Kind == neigh.ServerUp {
+		log = s.engine.log.Info()
+	}
+	log = log.Str("event", e.Kind.String()).Stringer("address", e.Addr)
 	if !e.MAC.IsZero() {
-		log = log.With().Stringer("mac", e.MAC).Logger()
+		log = log.Stringer("mac", e.MAC)
+		words += ": " + e.MAC.String()
 	}
 	if e.Name != "" {
-		log = log.With().Str("server", e.Name).Logger()
+		log = log.Str("server", e.Name)
 	}
-	switch e.Kind {
-	case neigh.ServerUp:
-		log.Info().Msg("the server answers")
-	case neigh.ServerDown:
-		log.Warn().Msg("the server does not answer for its address: it takes no new connections until it does")
-	case neigh.ServerMoved:
-		log.Warn().Msg("the server has another MAC")
-	case neigh.PinnedClaim:
-		log.Warn().Msg("somebody else claims the server's address: ignored, since its mac is configured")
-	case neigh.AddressConflict:
-		log.Warn().Str("port", s.engine.lanes[e.Conflict.Port].Port.Name()).Str("fix", e.Conflict.Fix()).
-			Msgf("another station claims %s (%s)", e.Addr, e.Conflict.Form)
+	if e.Kind == neigh.AddressConflict {
+		log = log.Str("port", s.engine.lanes[e.Conflict.Port].Port.Name()).Str("fix", e.Conflict.Fix())
 	}
+	log.Msg(words)
+	s.engine.journal.add(Event{
+		Time: time.Now(), Kind: e.Kind.String(), Server: e.Name, Address: netip.AddrPortFrom(e.Addr, 0), Cause: words,
+	})
 }

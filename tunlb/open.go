@@ -54,44 +54,126 @@ func opens(v *packet.View) bool {
 // openService has the scheduler pick a server and inserts the flow.
 func (l *lane) openService(w *world, svc *policy.Service, v *packet.View, now flow.Tick) (*flow.Flow, *policy.Server, packet.Reason) {
 	e := l.engine
-	srv := svc.Pick(policy.Client{Src: v.Tuple.Src, SrcPort: v.Tuple.SrcPort, Dst: v.Tuple.Dst, DstPort: v.Tuple.DstPort})
+	client := e.clientOf(&v.Tuple)
+	srv := svc.Pick(client)
 	if srv == nil {
 		return nil, nil, packet.NoServer
 	}
 	server := srv.Address.Addr().As16()
-	out, ok := w.route(server)
-	if !ok {
-		return nil, nil, packet.NoRoute
+	out, r := l.exitTo(w, srv, server)
+	if r != packet.None {
+		return nil, nil, r
 	}
-	to := e.lanes[out]
-	if svc.Mode == policy.DR && to.segment == nil {
-		return nil, nil, packet.NoRoute // there is no MAC to send it to
+	if svc.OnePacket {
+		return l.openOnePacket(w, srv, out, v, now)
 	}
-	translate := svc.Mode == policy.FullNAT || svc.Mode == policy.NAT && w.wouldBypass(l, to, v.Tuple.Src, server)
-	var f *flow.Flow
-	var err error
-	if !translate {
-		f, err = e.flows.Insert(v.Tuple, plan(svc.Mode, v.Tuple, srv.Address, netip.Addr{}), now)
-	}
-	// One client port can reach two VIPs that share a server: the second such connection is told
-	// from the first by another source, as those are whose answers would bypass us.
-	if translate || svc.Mode != policy.DR && errors.Is(err, flow.ErrCollision) {
-		own := to.own(server)
-		if !own.IsValid() {
-			return nil, nil, packet.NoSource
-		}
-		f, err = e.flows.InsertTranslated(v.Tuple, plan(svc.Mode, v.Tuple, srv.Address, own), translatedFirst, translatedLast, now)
-	}
-	if err != nil {
-		return nil, nil, refusal(err)
-	}
-	if svc.Mode == policy.DR {
-		f.SetOneWay()
+	f, r := l.insert(w, srv, out, v, now)
+	if r != packet.None {
+		return nil, nil, r
 	}
 	f.SetServer(srv.ID)
+	f.SetClass(e.classOf(svc))
 	f.SetExit(flow.Forward, out)
 	f.SetExit(flow.Reverse, l.home)
 	srv.Add(f.Active())
+	srv.Opened(client)
+	return f, srv, packet.None
+}
+
+// clientOf is what a scheduler may know of a packet.
+func (e *Engine) clientOf(tu *packet.Tuple) policy.Client {
+	return policy.Client{Src: tu.Src, SrcPort: tu.SrcPort, Dst: tu.Dst, DstPort: tu.DstPort, Proto: tu.Proto, Now: e.now()}
+}
+
+// exitTo finds where packets to a server leave: by a port, or in direct routing by an interface of the box.
+func (l *lane) exitTo(w *world, srv *policy.Server, server [16]byte) (out uint8, r packet.Reason) {
+	e := l.engine
+	out, ok := w.route(server)
+	switch {
+	case srv.Mode == policy.Tunnelled, !ok && (srv.Mode != policy.DR || e.direct == nil):
+		return 0, packet.NoRoute
+	case srv.Mode != policy.DR || ok && e.lanes[out].segment != nil:
+		return out, packet.None
+	case e.direct == nil:
+		return 0, packet.NoRoute // there is no MAC to send it to
+	}
+	if way, known := e.direct.Way(server); known && way.Local && ok {
+		return out, packet.None // into the TUN, whose kernel has the VIP and the server
+	}
+	return exitDirectPort, packet.None
+}
+
+// insert adds the flow between a client and the server picked for it.
+func (l *lane) insert(w *world, srv *policy.Server, out uint8, v *packet.View, now flow.Tick) (*flow.Flow, packet.Reason) {
+	e := l.engine
+	if srv.Mode == policy.DR {
+		f, err := e.flows.Insert(v.Tuple, plan(srv, v.Tuple, netip.Addr{}), now)
+		if err != nil {
+			return nil, refusal(err)
+		}
+		f.SetOneWay()
+		return f, packet.None
+	}
+	if !l.translates(w, srv, out, v) {
+		f, err := e.flows.Insert(v.Tuple, plan(srv, v.Tuple, netip.Addr{}), now)
+		if err == nil {
+			return f, packet.None
+		}
+		// One client port can reach two VIPs that share a server: the second such connection is told
+		// from the first by another source, as those are whose answers would bypass us.
+		if !errors.Is(err, flow.ErrCollision) {
+			return nil, refusal(err)
+		}
+	}
+	own := e.lanes[out].own(srv.Address.Addr().As16())
+	if !own.IsValid() {
+		return nil, packet.NoSource
+	}
+	f, err := e.flows.InsertTranslated(v.Tuple, plan(srv, v.Tuple, own), translatedFirst, translatedLast, now)
+	if err != nil {
+		return nil, refusal(err)
+	}
+	return f, packet.None
+}
+
+// translates says whether the source of a connection to the server is translated as well.
+func (l *lane) translates(w *world, srv *policy.Server, out uint8, v *packet.View) bool {
+	return srv.Mode == policy.FullNAT || srv.Mode == policy.NAT && w.wouldBypass(l, l.engine.lanes[out], v.Tuple.Src, srv.Address.Addr().As16())
+}
+
+// openOnePacket sends one datagram to the server picked for it. What it leaves behind is a flow that only the
+// answers find, so that they are translated; the next datagram is scheduled anew. Where the source is
+// translated as well, the datagrams of one client port share a flow and so a server.
+func (l *lane) openOnePacket(w *world, srv *policy.Server, out uint8, v *packet.View, now flow.Tick) (*flow.Flow, *policy.Server, packet.Reason) {
+	e := l.engine
+	if srv.Mode == policy.DR {
+		srv.CountConn()
+		l.out.direct(srv, out)
+		return nil, srv, packet.None
+	}
+	var f *flow.Flow
+	if l.translates(w, srv, out, v) {
+		var r packet.Reason
+		if f, r = l.insert(w, srv, out, v, now); r != packet.None {
+			return nil, nil, r
+		}
+		srv.Add(f.Active())
+		srv.Opened(e.clientOf(&v.Tuple))
+	} else {
+		var err error
+		var added bool
+		if f, added, err = e.flows.InsertAnswers(v.Tuple, plan(srv, v.Tuple, netip.Addr{}), now); err != nil {
+			return nil, nil, refusal(err)
+		}
+		if added {
+			srv.Hold()
+		}
+		srv.CountConn()
+	}
+	f.SetServer(srv.ID)
+	f.SetClass(e.classOf(srv.Service))
+	f.SetExit(flow.Forward, out)
+	f.SetExit(flow.Reverse, l.home)
 	return f, srv, packet.None
 }
 

@@ -182,10 +182,13 @@ func measure(frame []byte, v *packet.View) (n traffic, longest int) {
 // packet is to wait.
 func (l *lane) resolveLocked(v *packet.View) packet.Reason {
 	e, out := l.engine, &l.out
-	s := e.lanes[out.port].segment
-	if out.exit != exitPort || s == nil {
+	if out.exit == exitDirect {
+		return l.directWay()
+	}
+	if out.exit != exitPort || e.lanes[out.port].segment == nil {
 		return packet.None
 	}
+	s := e.lanes[out.port].segment
 	if !out.asIs {
 		dst, ok := v.Tuple.Dst, false
 		if out.edited {

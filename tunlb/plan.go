@@ -16,12 +16,15 @@ const (
 
 // plan says what a new connection's packets carry towards the server; the answers carry its reverse.
 // A mode is data: the difference between modes is a case here and nothing on the packet's way.
-func plan(mode policy.Mode, outer packet.Tuple, server netip.AddrPort, source netip.Addr) packet.Tuple {
+func plan(srv *policy.Server, outer packet.Tuple, source netip.Addr) packet.Tuple {
 	inner := outer
-	switch mode {
+	switch srv.Mode {
 	case policy.DR: // the frame's destination differs, the packet does not
 	case policy.NAT, policy.FullNAT:
-		inner.Dst, inner.DstPort = server.Addr().As16(), server.Port()
+		inner.Dst = srv.Address.Addr().As16()
+		if port := srv.Address.Port(); port != 0 { // else the one that the client asked for
+			inner.DstPort = port
+		}
 	}
 	if source.IsValid() {
 		inner.Src = source.As16()

@@ -79,12 +79,13 @@ func (s *segment) neighConfig(cfg Config) neigh.Config {
 			if !s.reaches(srv.Address.Addr().As16()) {
 				continue
 			}
-			direct = direct || svc.Mode == policy.DR
+			direct = direct || srv.Mode == policy.DR
 			c.Servers = append(c.Servers, neigh.Server{Name: srv.Name, Addr: srv.Address.Addr(), MAC: packet.MAC(srv.MAC)})
 		}
-		vip := svc.Listen.Addr()
-		if (direct || s.reaches(vip.As16())) && !slices.Contains(c.VIPs, vip) {
-			c.VIPs = append(c.VIPs, vip)
+		for _, l := range svc.Listen {
+			if (direct || s.reaches(l.Addr.As16())) && !slices.Contains(c.VIPs, l.Addr) {
+				c.VIPs = append(c.VIPs, l.Addr)
+			}
 		}
 	}
 	return c

@@ -91,7 +91,7 @@ func TestReloadAnnounces(t *testing.T) {
 		r := newOneArm(t)
 		added := n.vip.Next()
 		cfg := Config{Services: append(direct(true), policy.Spec{
-			Name: "new", Listen: at(added, 80), Proto: policy.TCP, Mode: policy.DR, Servers: []policy.ServerSpec{{Name: "rs1", Address: at(n.rs1, 80), Weight: 1}}})}
+			Name: "new", Listen: policy.On(at(added, 80), policy.TCP), Mode: policy.DR, Servers: []policy.ServerSpec{{Name: "rs1", Address: at(n.rs1, 80), Weight: 1}}})}
 		if err := r.e.Apply(cfg); err != nil {
 			t.Fatal(err)
 		}

@@ -7,7 +7,6 @@ import (
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/stack/port"
-	"github.com/tunlb/tunlb/tunlb/flow"
 )
 
 // Status is what the engine is doing, as people and programs ask for it.
@@ -22,24 +21,37 @@ type Status struct {
 
 // ServiceStatus is a virtual service and its servers.
 type ServiceStatus struct {
-	Name      string         `json:"name"`
-	Listen    netip.AddrPort `json:"listen"`
-	Protocol  string         `json:"protocol"`
-	Mode      string         `json:"mode"`
-	Scheduler string         `json:"scheduler"`
-	Owner     string         `json:"owner"` // of the VIP: "tunlb", or "box" where the kernel has the address
-	Traffic   Traffic        `json:"traffic"`
-	Servers   []ServerStatus `json:"servers"`
+	Name      string          `json:"name"`
+	Listen    []policy.Listen `json:"listen"`
+	Mode      string          `json:"mode"`
+	Scheduler string          `json:"scheduler"`
+	Owner     string          `json:"owner"` // of the VIP: "tunlb", or "box" where the kernel has the address
+	Traffic   Traffic         `json:"traffic"`
+	Servers   []ServerStatus  `json:"servers"`
 }
 
 // ServerStatus is a real server.
 type ServerStatus struct {
 	Name     string         `json:"name"`
 	Address  netip.AddrPort `json:"address"`
-	Weight   int            `json:"weight"`
+	Mode     string         `json:"mode"`
+	Weight   int            `json:"weight"` // in force
 	Active   int            `json:"active"`
 	Inactive int            `json:"inactive"`
 	Traffic  Traffic        `json:"traffic"`
+	// Configured is the weight of the file, or of the operator who has changed it: what Weight is while
+	// nothing stands against it.
+	Configured int       `json:"configured"`
+	Health     string    `json:"health,omitempty"` // up, down or checking; "" iff nobody checks it
+	Since      time.Time `json:"since,omitzero"`   // of Health
+	Cause      string    `json:"cause,omitempty"`  // of Health: what the last check has said
+	Drained    bool      `json:"drained,omitempty"`
+	Sorry      bool      `json:"sorry,omitempty"` // the server of last resort, which serves now
+	// Overloaded says that it has Upper connections, and not yet fewer than Lower again.
+	Overloaded bool `json:"overloaded,omitempty"`
+	Upper      int  `json:"upper,omitempty"`
+	Lower      int  `json:"lower,omitempty"`
+	Persistent int  `json:"persistent,omitempty"` // templates that send clients here
 	// Down is why the server takes no new connections, besides a weight of 0.
 	Down string `json:"down,omitempty"`
 	// Passing counts answers of a directly routed server that pass tunlb all the same: it is the
@@ -86,21 +98,6 @@ type FlowStatus struct {
 	Evicted uint64 `json:"evicted"`
 }
 
-// Conn is one connection. Client, VIP and Server are as in ipvsadm's listing; Source is what the server
-// sees as the client where that was translated.
-type Conn struct {
-	Protocol string         `json:"protocol"`
-	State    string         `json:"state"`
-	Expires  time.Duration  `json:"expires_ns"`
-	Client   netip.AddrPort `json:"client"`
-	VIP      netip.AddrPort `json:"vip"`
-	Source   netip.AddrPort `json:"source,omitzero"`
-	Server   netip.AddrPort `json:"server"`
-	Service  string         `json:"service,omitempty"` // empty: the gateway's
-	InBytes  uint64         `json:"in_bytes"`
-	OutBytes uint64         `json:"out_bytes"`
-}
-
 // Status takes a snapshot.
 func (e *Engine) Status() Status {
 	stats := make([]port.Stats, len(e.lanes))
@@ -109,13 +106,13 @@ func (e *Engine) Status() Status {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	w := e.world.Load()
 	s := Status{
 		Flows: FlowStatus{Count: e.flows.Len(), Cap: e.flows.Cap(), Evicted: e.flows.Stats().Evicted},
 		Drops: e.Drops(),
 	}
-	for _, svc := range e.services.Services() {
-		s.Services = append(s.Services, serviceStatus(w, svc))
+	states := e.roster.States(e.now())
+	for i, svc := range e.services.Services() {
+		s.Services = append(s.Services, e.serviceStatusLocked(svc, &states[i]))
 	}
 	for i, g := range e.config.Gateways {
 		s.Gateways = append(s.Gateways, GatewayStatus{g.Inside, g.Masquerade, e.mappings[i].Len()})
@@ -139,28 +136,56 @@ func (e *Engine) Status() Status {
 	return s
 }
 
-func serviceStatus(w *world, svc *policy.Service) ServiceStatus {
+// serviceStatusLocked puts together what is configured, what the roster knows and what was counted.
+func (e *Engine) serviceStatusLocked(svc *policy.Service, state *policy.ServiceState) ServiceStatus {
+	w := e.world.Load()
 	s := ServiceStatus{
-		Name: svc.Name, Listen: svc.Listen, Protocol: protocolName(svc.Proto), Mode: svc.Mode.String(),
+		Name: svc.Name, Listen: svc.Listen, Mode: svc.Mode.String(),
 		Scheduler: svc.Scheduler, Owner: "tunlb", Traffic: Traffic(svc.Stats), Servers: []ServerStatus{},
 	}
-	if !w.owns(svc.Listen.Addr().As16()) {
-		s.Owner = "box"
+	for _, l := range svc.Listen {
+		if !w.owns(l.Addr.As16()) {
+			s.Owner = "box"
+		}
 	}
-	for _, srv := range svc.Servers {
-		status := ServerStatus{
-			Name: srv.Name, Address: srv.Address, Weight: srv.Weight,
-			Active: srv.Active, Inactive: srv.Inactive, Traffic: Traffic(srv.Stats),
+	clock := time.Now().Add(-e.now())
+	for _, known := range state.Servers {
+		status := ServerStatus{Name: known.Server, Address: known.Address}
+		if srv := serverAt(svc, known.Address); srv != nil {
+			status = serverStatus(srv)
 		}
-		if srv.Unreachable {
-			status.Down = "it does not answer for its address"
+		status.Configured, status.Health, status.Cause, status.Drained = known.Configured, known.Health, known.Cause, known.Drained
+		if known.Ordered != nil {
+			status.Configured = *known.Ordered
 		}
-		if svc.Mode == policy.DR {
-			status.Passing = srv.Stats.OutPackets
+		if known.Health != "" {
+			status.Since = clock.Add(known.Since)
 		}
 		s.Servers = append(s.Servers, status)
 	}
+	if sorry := svc.Sorry; sorry != nil {
+		if srv := serverAt(svc, sorry.Address); srv != nil {
+			status := serverStatus(srv)
+			status.Sorry, status.Configured = true, srv.Weight
+			s.Servers = append(s.Servers, status)
+		}
+	}
 	return s
+}
+
+func serverStatus(srv *policy.Server) ServerStatus {
+	status := ServerStatus{
+		Name: srv.Name, Address: srv.Address, Mode: srv.Mode.String(), Weight: srv.Weight,
+		Active: srv.Active, Inactive: srv.Inactive, Traffic: Traffic(srv.Stats),
+		Upper: srv.Upper, Lower: srv.Lower, Overloaded: srv.Overloaded(), Persistent: srv.Persistent(),
+	}
+	if srv.Unreachable() {
+		status.Down = "it does not answer for its address"
+	}
+	if srv.Mode == policy.DR {
+		status.Passing = srv.Stats.OutPackets
+	}
+	return status
 }
 
 // Drops counts the packets dropped, by reason; reasons that did not happen are left out.
@@ -172,54 +197,6 @@ func (e *Engine) Drops() map[string]uint64 {
 		}
 	}
 	return drops
-}
-
-// connsBatch bounds how many flows are copied under the lock at a time.
-const connsBatch = 1024
-
-// Conns calls visit for every connection until it returns false. Connections that come or go
-// meanwhile may or may not be seen. visit runs without the lock.
-func (e *Engine) Conns(visit func(Conn) bool) {
-	batch := make([]Conn, 0, connsBatch)
-	cursor, more := uint32(0), true
-	for more {
-		batch = batch[:0]
-		e.mu.Lock()
-		now := e.tick()
-		cursor, more = e.flows.Walk(cursor, connsBatch, func(f *flow.Flow) {
-			batch = append(batch, e.connLocked(f, now))
-		})
-		e.mu.Unlock()
-		for _, c := range batch {
-			if !visit(c) {
-				return
-			}
-		}
-	}
-}
-
-func (e *Engine) connLocked(f *flow.Flow, now flow.Tick) Conn {
-	s := e.flows.Snapshot(f, now)
-	c := Conn{
-		Protocol: protocolName(s.Proto),
-		State:    s.State.String(),
-		Expires:  s.Expires,
-		Client:   s.Client,
-		VIP:      s.Virtual,
-		Server:   s.Server,
-		InBytes:  s.Bytes[flow.Forward],
-		OutBytes: s.Bytes[flow.Reverse],
-	}
-	if s.Source != s.Client {
-		c.Source = s.Source
-	}
-	if srv := e.services.Server(s.ServerID); srv != nil {
-		c.Service = srv.Service.Name
-		if s.OneWay {
-			c.Server = srv.Address // the packets carry the VIP
-		}
-	}
-	return c
 }
 
 func protocolName(proto uint8) string {

@@ -51,7 +51,9 @@ func newWorld(lanes []*lane, cfg Config, box Box) *world {
 		}
 	}
 	for _, s := range cfg.Services {
-		w.addOwn(s.Listen.Addr())
+		for _, l := range s.Listen {
+			w.addOwn(l.Addr)
+		}
 	}
 	for _, g := range cfg.Gateways {
 		w.gateways = append(w.gateways, g.Inside)

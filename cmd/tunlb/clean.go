@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/urfave/cli/v2"
 
@@ -29,7 +30,7 @@ func cleanCommand() *cli.Command {
 			if err == nil {
 				var sockets []string
 				sockets, err = control.RemoveStale(c.String("socket"))
-				for _, s := range sockets {
+				for _, s := range append(sockets, removeLogs(c.String("socket"))...) {
 					removed = append(removed, "rm "+s)
 				}
 			}
@@ -42,4 +43,18 @@ func cleanCommand() *cli.Command {
 			return err
 		},
 	}
+}
+
+// removeLogs removes what daemons that ipvsadm had started have logged beside their sockets.
+func removeLogs(socket string) (removed []string) {
+	places := []string{socket}
+	if socket == "" {
+		places = control.DefaultSockets()
+	}
+	for _, place := range places {
+		if log := logOf(place); log != "" && os.Remove(log) == nil {
+			removed = append(removed, log)
+		}
+	}
+	return removed
 }

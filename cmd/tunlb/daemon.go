@@ -7,34 +7,36 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
 
-	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/kernel"
 	"github.com/tunlb/tunlb/stack/port"
 	"github.com/tunlb/tunlb/tunlb"
 	"github.com/tunlb/tunlb/tunlb/config"
 	"github.com/tunlb/tunlb/tunlb/control"
-	"github.com/tunlb/tunlb/tunlb/flow"
+	"github.com/tunlb/tunlb/tunlb/health"
+	"github.com/tunlb/tunlb/tunlb/ipvs"
 )
 
 // daemon is a running tunlb: an engine, what the kernels of its namespaces were told, a control socket.
 type daemon struct {
 	log      zerolog.Logger
-	path     string // of the configuration file
+	path     string // of the configuration file; "" for services by ipvsadm alone
 	started  time.Time
 	engine   *tunlb.Engine
 	networks []*network // one per port, in order
+	direct   *direct
+	checker  *health.Checker
 	listener net.Listener
 
-	mu  sync.Mutex // one reload, or one change of the box, at a time
-	cfg *config.Config
+	mu      sync.Mutex // one change of the services, or of the box, at a time
+	cfg     *config.Config
+	kept    []kernel.Server // deleted ones whose connections may go on
+	syncing []ipvs.Daemon   // that ipvsadm has been told to start, and tunlb does not have
 }
 
 // network is a port's network namespace and what its kernel has been told.
@@ -49,11 +51,12 @@ func (n *network) routed() bool { return n.port.NetNS == "" && n.port.Type == co
 
 // startDaemon does everything that can fail before the first packet. On an error all is undone.
 func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_ *daemon, err error) {
-	path, err = filepath.Abs(path)
-	if err != nil {
-		return nil, err
+	if path != "" {
+		if path, err = filepath.Abs(path); err != nil {
+			return nil, err
+		}
 	}
-	d := &daemon{log: log, path: path, started: time.Now(), cfg: cfg}
+	d := &daemon{log: log, path: path, started: time.Now(), cfg: cfg, direct: &direct{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
@@ -64,7 +67,11 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 	}
 	// The socket comes first: it tells whether another tunlb is at work here, before anything of its
 	// would be taken for a leftover.
-	if d.listener, err = control.Listen(socket, cfg.Control.Mode); err != nil {
+	allow, err := control.ParseAllow(cfg.Control.Users, cfg.Control.Groups)
+	if err != nil {
+		return nil, err
+	}
+	if d.listener, err = control.Listen(socket, cfg.Control.Mode, allow); err != nil {
 		return nil, err
 	}
 	attachments, err := d.openPorts()
@@ -74,7 +81,7 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 	d.engine, err = tunlb.New(tunlb.Options{
 		Attachments: attachments,
 		MaxFlows:    cfg.Flows.Max,
-		Timeouts:    timeouts(cfg.Timeouts),
+		Direct:      d.direct,
 		Log:         log,
 	}, engineConfig(cfg))
 	if err != nil {
@@ -83,19 +90,16 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 		}
 		return nil, err
 	}
-	return d, d.applyKernels(cfg)
-}
-
-func timeouts(t config.Timeouts) flow.Timeouts {
-	return flow.Timeouts{
-		None: t.None, Established: t.Established, SynSent: t.SynSent, SynRecv: t.SynRecv, FinWait: t.FinWait,
-		TimeWait: t.TimeWait, Close: t.Close, CloseWait: t.CloseWait, LastAck: t.LastAck, Listen: t.Listen,
-		SynAck: t.SynAck, UDP: t.UDP,
+	if err := d.applyKernels(cfg); err != nil {
+		return nil, err
 	}
+	d.checker = health.New(d.report)
+	d.checker.Set(d.targets(cfg))
+	return d, nil
 }
 
 func engineConfig(cfg *config.Config) tunlb.Config {
-	out := tunlb.Config{Services: cfg.Services}
+	out := tunlb.Config{Services: cfg.Services, Timeouts: cfg.Timeouts}
 	for _, g := range cfg.Gateways {
 		out.Gateways = append(out.Gateways, tunlb.Gateway(g))
 	}
@@ -129,12 +133,16 @@ func (d *daemon) serve(ctx context.Context, hup <-chan os.Signal) error {
 // close undoes everything that is still there.
 func (d *daemon) close() error {
 	var errs []error
+	if d.checker != nil {
+		d.checker.Close()
+	}
 	for _, n := range d.networks {
 		errs = append(errs, n.kernel.Close())
 	}
 	if d.engine != nil {
 		errs = append(errs, d.engine.Close())
 	}
+	errs = append(errs, d.direct.close())
 	if d.listener != nil {
 		if err := d.listener.Close(); !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
@@ -186,121 +194,10 @@ func (d *daemon) boxChanged(n *network, v kernel.View) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return errors.Join(n.kernel.Apply(kernelState(d.cfg, n)), d.engine.SetBox(box))
-}
-
-// reloadOn reloads on every signal until ctx ends.
-func (d *daemon) reloadOn(ctx context.Context, hup <-chan os.Signal) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-hup:
-			r := d.Reload(ctx)
-			log := d.log.Info()
-			if len(r.Errors) > 0 {
-				log = d.log.Warn()
-			}
-			log.Strs("changes", r.Changes).Strs("errors", r.Errors).Msg("reload asked for by SIGHUP")
-		}
-	}
-}
-
-// Reload reads the file again and applies it. A bad one changes nothing.
-func (d *daemon) Reload(context.Context) control.ReloadResult {
-	// A pipe would keep us waiting for somebody to write the file once more.
-	if info, err := os.Stat(d.path); err == nil && !info.Mode().IsRegular() {
-		return control.ReloadResult{Errors: []string{d.path + " is no file that can be read again: start tunlb with a file to reload it"}}
-	}
-	cfg, err := config.Load(d.path)
-	if err != nil {
-		return control.ReloadResult{Errors: strings.Split(err.Error(), "\n"), Invalid: exitCode(err) == exitConfig}
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	changes, err := d.applyLocked(cfg)
-	if err != nil {
-		return control.ReloadResult{Errors: strings.Split(err.Error(), "\n")}
-	}
-	return control.ReloadResult{Changes: changes}
-}
-
-// applyLocked has kernels and engine follow the file. The kernels come first, since they can refuse and go
-// back without harm; the engine would have ended connections by then.
-func (d *daemon) applyLocked(cfg *config.Config) ([]string, error) {
-	if err := unchangeable(d.cfg, cfg); err != nil {
-		return nil, err
-	}
-	old := d.cfg
-	changes, err := changes(old, cfg)
-	if err != nil {
-		return nil, err
-	}
-	err = d.applyKernels(cfg)
-	if err == nil {
-		err = d.engine.Apply(engineConfig(cfg))
-	}
-	if err != nil {
-		return nil, errors.Join(err, d.applyKernels(old))
-	}
-	d.cfg = cfg
-	return changes, nil
-}
-
-// applyKernels tells every namespace's kernel what a file wants of it, up to the first that refuses.
-func (d *daemon) applyKernels(cfg *config.Config) error {
-	for _, n := range d.networks {
-		if err := n.kernel.Apply(kernelState(cfg, n)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// unchangeable says which part of the file needs a restart.
-func unchangeable(old, cfg *config.Config) error {
-	switch {
-	case !reflect.DeepEqual(old.Ports, cfg.Ports):
-		return errRestart("ports")
-	case old.Control != cfg.Control:
-		return errRestart("control")
-	case old.Flows != cfg.Flows:
-		return errRestart("flows")
-	case old.Timeouts != cfg.Timeouts:
-		return errRestart("timeouts")
-	}
-	return nil
-}
-
-// changes lists what a reload changes, for people.
-func changes(old, cfg *config.Config) ([]string, error) {
-	before, err := policy.Build(old.Services, nil)
-	if err != nil {
-		return nil, err
-	}
-	after, err := policy.Build(cfg.Services, nil)
-	if err != nil {
-		return nil, err
-	}
-	lines := after.Diff(before)
-	if !reflect.DeepEqual(old.Gateways, cfg.Gateways) {
-		lines = append(lines, "~ gateway")
-	}
-	return lines, nil
-}
-
-// errRestart is why a reload can't do what the file asks for.
-func errRestart(what string) error {
-	return fmt.Errorf("%s can't be changed while running: restart tunlb for it, or put it back", what)
+	return errors.Join(n.kernel.Apply(kernelState(d.cfg, n, d.kept)), d.engine.SetBox(box))
 }
 
 // Info says who this is.
 func (d *daemon) Info() control.Info {
 	return control.Info{Version: version(), PID: os.Getpid(), Config: d.path, Started: d.started}
 }
-
-// Status is the engine's.
-func (d *daemon) Status() tunlb.Status { return d.engine.Status() }
-
-// Conns are the engine's.
-func (d *daemon) Conns(visit func(tunlb.Conn) bool) { d.engine.Conns(visit) }

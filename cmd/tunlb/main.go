@@ -36,6 +36,9 @@ func main() { os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr)) }
 func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if program, ok := calledAs(args); ok {
+		return newIPVSADM(ctx, in, out, errOut).main(program, args[1:])
+	}
 	app := newApp()
 	app.Reader, app.Writer, app.ErrWriter = in, out, errOut
 	err := app.RunContext(ctx, args)
@@ -88,7 +91,13 @@ func newApp() *cli.App {
 			checkCommand(),
 			statusCommand(),
 			connsCommand(),
+			killCommand(),
+			eventsCommand(),
+			drainCommand(),
+			undrainCommand(),
+			weightCommand(),
 			reloadCommand(),
+			ipvsadmCommand(),
 			cleanCommand(),
 			demoCommand(),
 			doctorCommand(),

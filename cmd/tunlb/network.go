@@ -11,8 +11,8 @@ import (
 
 // kernelState says what the kernel at a port is to be told. A port without a namespace is the box's
 // own: its kernel leads services, servers and gateways to it. One in a namespace is that namespace's
-// way to everywhere. On an Ethernet port tunlb is a station of its own, which no kernel leads anything to.
-func kernelState(cfg *config.Config, n *network) kernel.State {
+// way to everywhere. kept are servers that are in no service any more, and still answer. On an Ethernet port tunlb is a station of its own, which no kernel leads anything to.
+func kernelState(cfg *config.Config, n *network, kept []kernel.Server) kernel.State {
 	p := n.port
 	switch p.Type {
 	case config.TAP:
@@ -26,17 +26,27 @@ func kernelState(cfg *config.Config, n *network) kernel.State {
 		return s
 	}
 	s.Routed = true
-	for _, svc := range cfg.Services {
-		// A directly routed service's clients may come by this box, too; the answers do not.
-		s.VIPs = addVIP(s.VIPs, svc.Listen, svc.Proto)
-		if svc.Mode == policy.DR {
-			continue
-		}
-		for _, srv := range svc.Servers {
-			server := kernel.Server{Addr: srv.Address, Proto: svc.Proto}
-			if !slices.Contains(s.Servers, server) {
-				s.Servers = append(s.Servers, server)
+	known := map[kernel.Server]bool{}
+	for i := range cfg.Services {
+		svc := &cfg.Services[i]
+		for _, l := range svc.Listen {
+			if l.Proto == policy.SCTP {
+				continue
 			}
+			// A directly routed service's clients may come by this box, too; the answers do not.
+			s.VIPs = addVIP(s.VIPs, l)
+			for _, srv := range servers(svc) {
+				if server := answering(srv, l); !known[server] && (srv.Mode == policy.NAT || srv.Mode == policy.FullNAT) {
+					known[server] = true
+					s.Servers = append(s.Servers, server)
+				}
+			}
+		}
+	}
+	for _, server := range kept {
+		if !known[server] {
+			known[server] = true
+			s.Servers = append(s.Servers, server)
 		}
 	}
 	for _, g := range cfg.Gateways {
@@ -56,25 +66,45 @@ func claimed(cfg *config.Config, p config.Port) (addrs []netip.Addr) {
 			addrs = append(addrs, own.Addr())
 		}
 		for _, svc := range cfg.Services {
-			vip := svc.Listen.Addr()
-			if svc.Mode == policy.DR && !slices.Contains(addrs, vip) &&
-				slices.ContainsFunc(svc.Servers, func(srv policy.ServerSpec) bool { return segment.OnLink(srv.Address.Addr()) }) {
-				addrs = append(addrs, vip)
+			direct := slices.ContainsFunc(svc.Servers, func(srv policy.ServerSpec) bool {
+				return srv.Mode == policy.DR && segment.OnLink(srv.Address.Addr())
+			})
+			for _, l := range svc.Listen {
+				if direct && !slices.Contains(addrs, l.Addr) {
+					addrs = append(addrs, l.Addr)
+				}
 			}
 		}
 	}
 	return addrs
 }
 
-func addVIP(vips []kernel.VIP, listen netip.AddrPort, proto uint8) []kernel.VIP {
-	port := kernel.PortProto{Proto: proto, Port: listen.Port()}
+// servers are those of a service, with that of last resort.
+func servers(svc *policy.Spec) []policy.ServerSpec {
+	if svc.Sorry == nil {
+		return svc.Servers
+	}
+	return append(slices.Clip(svc.Servers), *svc.Sorry)
+}
+
+// answering is where a server's answers to what came to l are from.
+func answering(srv policy.ServerSpec, l policy.Listen) kernel.Server {
+	server := kernel.Server{Addr: srv.Address.Addr(), Proto: l.Proto, First: l.First, Last: l.Last}
+	if port := srv.Address.Port(); port != 0 {
+		server.First, server.Last = port, port
+	}
+	return server
+}
+
+func addVIP(vips []kernel.VIP, l policy.Listen) []kernel.VIP {
+	port := kernel.PortProto{Proto: l.Proto, First: l.First, Last: l.Last}
 	for i := range vips {
-		if vips[i].Addr == listen.Addr() {
+		if vips[i].Addr == l.Addr {
 			vips[i].Ports = append(vips[i].Ports, port)
 			return vips
 		}
 	}
-	return append(vips, kernel.VIP{Addr: listen.Addr(), Ports: []kernel.PortProto{port}})
+	return append(vips, kernel.VIP{Addr: l.Addr, Ports: []kernel.PortProto{port}})
 }
 
 // defaultRoutes are those of the families that the port has.

@@ -10,13 +10,16 @@ func reloadCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "reload",
 		Usage: "have the daemon read its file again; connections go on but to servers that are gone, a bad file changes nothing",
-		Flags: []cli.Flag{socketFlag(), outputFlag()},
+		Flags: []cli.Flag{
+			socketFlag(), outputFlag(),
+			&cli.BoolFlag{Name: "dry-run", Usage: "only say what it would change"},
+		},
 		Action: func(c *cli.Context) error {
 			asJSON, err := asJSON(c)
 			if err != nil {
 				return err
 			}
-			result, err := client(c).Reload(c.Context)
+			result, err := client(c).Reload(c.Context, c.Bool("dry-run"))
 			if err != nil {
 				return err
 			}

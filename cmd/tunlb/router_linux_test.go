@@ -95,9 +95,9 @@ func routerTopology() labnet.Topology {
 	return t
 }
 
-// TestVirtualRouter: TUN ports inside the namespaces, each its default gateway, and no director's namespace.
-func TestVirtualRouter(t *testing.T) {
-	needLab(t)
+// openRouter starts tunlb as a virtual router: TUN ports inside the namespaces, each its default gateway.
+func openRouter(t *testing.T, services string) *site {
+	t.Helper()
 	s := openLab(t, routerTopology(), "")
 	config := fmt.Sprintf("ports:\n  - {name: eth0, netns: %s, addresses: [198.51.100.7/24, \"2001:db8:1::7/64\"], router: [198.51.100.1, \"2001:db8:1::1\"], routes: [0.0.0.0/0, \"::/0\"]}\n",
 		s.lab.NS("client").Path())
@@ -105,14 +105,20 @@ func TestVirtualRouter(t *testing.T) {
 		config += fmt.Sprintf("  - {name: eth0, netns: %s, addresses: [192.168.%d.10/24, \"2001:db8:c%d::10/64\"], router: [192.168.%d.100, \"2001:db8:c%d::100\"]}\n",
 			s.lab.NS(fmt.Sprintf("rs%d", i+1)).Path(), i, i, i, i)
 	}
-	config += `services:
+	s.write(config + services)
+	s.start()
+	t.Cleanup(s.stop)
+	return s
+}
+
+// TestVirtualRouter: there is no director's namespace.
+func TestVirtualRouter(t *testing.T) {
+	needLab(t)
+	s := openRouter(t, `services:
   - {name: web, listen: 203.0.113.22:80/tcp, scheduler: rr, servers: [192.168.0.10:8080, 192.168.1.10:8080, 192.168.2.10:8080]}
   - {name: web6, listen: "[2001:db8:113::22]:80/tcp", scheduler: rr, servers: ["[2001:db8:c0::10]:8080", "[2001:db8:c1::10]:8080", "[2001:db8:c2::10]:8080"]}
   - {name: tcpecho, listen: 203.0.113.22:7/tcp, servers: [192.168.0.10]}
-`
-	s.write(config)
-	s.start()
-	t.Cleanup(s.stop)
+`)
 	for _, vip := range vips {
 		if got := s.sequence("client", "http://"+hostPort(vip, 80)+"/", 4); got != "rs1 rs2 rs3 rs1" {
 			t.Errorf("%s: %s", vip, got)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -24,19 +25,29 @@ func runCommand() *cli.Command {
 			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "`LEVEL`: debug, info, warn or error"},
 			&cli.BoolFlag{Name: "log-json", Usage: "log JSON, one object a line"},
 			&cli.StringFlag{Name: "socket", Usage: "control socket `PATH`, instead of the file's", EnvVars: []string{"TUNLB_SOCKET"}},
+			&cli.BoolFlag{Name: "ipvsadm", Usage: "start without a file and without services, for ipvsadm to add; ends with the network namespace"},
 		},
 		Action: func(c *cli.Context) error {
-			file, err := fileOf(c)
-			if err != nil {
-				return err
-			}
 			log, err := newLogger(c)
 			if err != nil {
 				return err
 			}
-			cfg, err := config.Load(file)
-			if err != nil {
-				return showConfigErrors(c, err)
+			ctx, stop := context.WithCancel(c.Context)
+			defer stop()
+			var file string
+			cfg := config.Default()
+			if c.Bool("ipvsadm") {
+				if c.Args().Present() || c.IsSet("file") {
+					return usagef("--ipvsadm starts without a file")
+				}
+				go watchNamespace(ctx, stop, log) // ends with ctx
+			} else {
+				if file, err = fileOf(c); err != nil {
+					return err
+				}
+				if cfg, err = config.Load(file); err != nil {
+					return showConfigErrors(c, err)
+				}
 			}
 			stack.LogNetstack(log)
 			hup := make(chan os.Signal, 1)
@@ -46,7 +57,7 @@ func runCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return errors.Join(d.serve(c.Context, hup), d.close())
+			return errors.Join(d.serve(ctx, hup), d.close())
 		},
 	}
 }

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,7 +41,7 @@ func statusCommand() *cli.Command {
 
 func showStatus(w io.Writer, s control.Status) error {
 	fmt.Fprintf(w, "tunlb %s, process %d, up %s, %s\n", s.Daemon.Version, s.Daemon.PID,
-		time.Since(s.Daemon.Started).Round(time.Second), s.Daemon.Config)
+		time.Since(s.Daemon.Started).Round(time.Second), cmp.Or(s.Daemon.Config, "services by ipvsadm"))
 	evicted := ""
 	if s.Flows.Evicted > 0 {
 		evicted = fmt.Sprintf(", %d half-open ones evicted", s.Flows.Evicted)
@@ -81,12 +83,17 @@ func showStatus(w io.Writer, s control.Status) error {
 }
 
 func showServices(w io.Writer, s control.Status) error {
-	t := newTable(w, "SERVICE", "LISTEN", "SCHED", "MODE", "VIP OF", "WEIGHT", "ACTIVE", "INACT", "CONNS", "IN", "OUT", "")
+	t := newTable(w, "SERVICE", "LISTEN", "SCHED", "MODE", "VIP OF", "WEIGHT", "HEALTH", "ACTIVE", "INACT", "CONNS", "IN", "OUT", "")
 	for _, svc := range s.Services {
-		t.row(svc.Name, fmt.Sprintf("%s/%s", svc.Listen, svc.Protocol), svc.Scheduler, svc.Mode, svc.Owner,
-			"", "", "", svc.Traffic.Conns, size(svc.Traffic.InBytes), size(svc.Traffic.OutBytes), "")
+		modes := modesOf(svc)
+		t.row(svc.Name, listens(svc), svc.Scheduler, strings.Join(modes, ","), svc.Owner,
+			"", "", "", "", svc.Traffic.Conns, size(svc.Traffic.InBytes), size(svc.Traffic.OutBytes), "")
 		for _, srv := range svc.Servers {
-			t.row("  "+srv.Name, srv.Address, "", "", "", srv.Weight, srv.Active, srv.Inactive,
+			mode := ""
+			if len(modes) > 1 {
+				mode = srv.Mode
+			}
+			t.row("  "+srv.Name, srv.Address, "", mode, "", weightOf(srv), healthOf(srv), srv.Active, srv.Inactive,
 				srv.Traffic.Conns, size(srv.Traffic.InBytes), size(srv.Traffic.OutBytes), remark(srv))
 		}
 	}
@@ -97,15 +104,63 @@ func showServices(w io.Writer, s control.Status) error {
 	return err
 }
 
+// listens is where a service listens, or that it is one of marks.
+func listens(svc tunlb.ServiceStatus) string {
+	places := make([]string, len(svc.Listen))
+	for i, l := range svc.Listen {
+		places[i] = l.String()
+	}
+	return orDash(strings.Join(places, ","))
+}
+
+// modesOf are the modes of a service's servers, or its own if it has none.
+func modesOf(svc tunlb.ServiceStatus) (modes []string) {
+	for _, srv := range svc.Servers {
+		if srv.Mode != "" && !slices.Contains(modes, srv.Mode) {
+			modes = append(modes, srv.Mode)
+		}
+	}
+	if len(modes) == 0 {
+		return []string{svc.Mode}
+	}
+	return modes
+}
+
+// weightOf is the one in force, and the one that is wanted where that is another.
+func weightOf(srv tunlb.ServerStatus) string {
+	if srv.Weight == srv.Configured {
+		return strconv.Itoa(srv.Weight)
+	}
+	return fmt.Sprintf("%d of %d", srv.Weight, srv.Configured)
+}
+
+// healthOf is a server's state and since when.
+func healthOf(srv tunlb.ServerStatus) string {
+	if srv.Health == "" || srv.Since.IsZero() {
+		return orDash(srv.Health)
+	}
+	return fmt.Sprintf("%s %s", srv.Health, time.Since(srv.Since).Round(time.Second))
+}
+
 // remark is what a server needs somebody to look at.
 func remark(srv tunlb.ServerStatus) string {
+	var remarks []string
+	if srv.Drained {
+		remarks = append(remarks, "drained")
+	}
+	if srv.Overloaded {
+		remarks = append(remarks, fmt.Sprintf("overloaded: %d of %d", srv.Active+srv.Inactive, srv.Upper))
+	}
 	switch {
 	case srv.Down != "":
-		return "DOWN: " + srv.Down
-	case srv.Passing > 0:
-		return "its answers pass the LB"
+		remarks = append(remarks, "DOWN: "+srv.Down)
+	case srv.Health != "" && srv.Health != "up" && srv.Cause != "":
+		remarks = append(remarks, srv.Cause)
 	}
-	return ""
+	if srv.Passing > 0 {
+		remarks = append(remarks, "its answers pass the LB")
+	}
+	return strings.Join(remarks, "; ")
 }
 
 // showSegment prints who is on an Ethernet segment, and who claims what is not theirs.

@@ -56,8 +56,8 @@ func startBare(ctx context.Context, s *stand, o options) error {
 		Device:    "bare0",
 		Addresses: []netip.Prefix{tunAddr},
 		Routed:    true,
-		VIPs:      []kernel.VIP{{Addr: vip.Addr(), Ports: []kernel.PortProto{{Proto: unix.IPPROTO_TCP, Port: vip.Port()}}}},
-		Servers:   []kernel.Server{{Addr: server, Proto: unix.IPPROTO_TCP}},
+		VIPs:      []kernel.VIP{{Addr: vip.Addr(), Ports: []kernel.PortProto{{Proto: unix.IPPROTO_TCP, First: vip.Port(), Last: vip.Port()}}}},
+		Servers:   []kernel.Server{{Addr: server.Addr(), Proto: unix.IPPROTO_TCP, First: server.Port(), Last: server.Port()}},
 	}})
 }
 

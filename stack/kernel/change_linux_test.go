@@ -20,8 +20,8 @@ func TestMinimalDiff(t *testing.T) {
 	before := n.box.snapshot()
 	log := n.box.record()
 
-	s.Servers = append(slices.Clone(s.Servers[1:]), Server{netip.MustParseAddrPort("192.168.0.11:8080"), tcp})
-	s.VIPs = append(slices.Clone(s.VIPs), VIP{netip.MustParseAddr("203.0.113.23"), []PortProto{{tcp, 443}}})
+	s.Servers = append(slices.Clone(s.Servers[1:]), Server{netip.MustParseAddr("192.168.0.11"), tcp, 8080, 8080})
+	s.VIPs = append(slices.Clone(s.VIPs), VIP{netip.MustParseAddr("203.0.113.23"), []PortProto{{tcp, 443, 443}}})
 	s.Addresses = prefixes("10.255.0.1/30", "fd00:255::1/126", "10.255.0.5/30")
 	apply(t, k, s)
 
@@ -99,8 +99,10 @@ func TestUndo(t *testing.T) {
 		want    string
 	}{
 		{"no device", func(_ *network, s *State) { s.Device = "tunlb9" }, "ip link show dev tunlb9: "},
-		{"VIP cannot be on a rule", func(_ *network, s *State) { s.VIPs[0].Ports[0].Port = 65535 }, "203.0.113.22: ports 65535 to 65535: the kernel's rules know ports 1 to 65534"},
-		{"unknown protocol", func(_ *network, s *State) { s.Servers[0].Proto = 132 }, "192.168.0.10:8080: protocol 132 is neither TCP (6) nor UDP (17)"},
+		{"ports the wrong way round", func(_ *network, s *State) { s.VIPs[0].Ports[0].Last = 79 }, "203.0.113.22: ports 80 to 79: want 1 to 65535, the lower one first, or 0 to 0 for all"},
+		{"port 0", func(_ *network, s *State) { s.Servers[2].First = 0 }, "fd00::10: ports 0 to 8080: want 1 to 65535"},
+		{"gateway cannot be on a rule", func(_ *network, s *State) { s.Gateways[0].LastPort = 65535 }, "198.51.100.1: ports 32768 to 65535: the kernel's rules know ports 1 to 65534"},
+		{"unknown protocol", func(_ *network, s *State) { s.Servers[0].Proto = 132 }, "192.168.0.10: protocol 132 is neither TCP (6) nor UDP (17)"},
 		{"bad address", func(_ *network, s *State) { s.Addresses = append(s.Addresses, prefixes("ff02::1/128")...) }, "ip -6 addr add ff02::1/128 dev tunlb0: "},
 		{"foreign default in our table", func(n *network, _ *State) {
 			n.box.foreignDefault("inner", table)

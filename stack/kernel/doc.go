@@ -11,17 +11,19 @@
 //
 //	7410  iif TUN lookup local                     what tunlb writes is for the box
 //	7411  iif TUN goto 7499                        or goes where the box's other rules say: no loops
-//	7429  to OWN ipproto udp dport OTHER lookup    where UDP to an address of the box is led away as a whole, those
-//	      local                                    datagrams that show a port of the box's: see below
+//	7429  to OWN ipproto udp dport OTHER lookup    where UDP (or TCP) to an address of the box is led away as a whole,
+//	      local                                    what shows a port of the box's: see below
 //	7430  to VIP lookup 7474                       a VIP that is not the box's own address; else
-//	      to VIP ipproto tcp dport N lookup 7474   only its services,
-//	      to VIP ipproto udp lookup 7474           UDP as a whole if there is a UDP service (see Fragments),
+//	      to VIP ipproto tcp dport N lookup 7474   only its services, by port or range of ports,
+//	      to VIP ipproto udp lookup 7474           UDP as a whole if there is a UDP service (see Ports),
 //	      to VIP ipproto icmp lookup 7474          and ICMP
 //	7431  to MASQUERADE lookup 7474                likewise a gateway's masquerade address; the box's own by
 //	      ... dport FIRST-LAST, UDP and ICMP       its port range, UDP as a whole
+//	7432  to VIP ipproto tcp lookup 7474           a service with all ports, or with 65535, at an address of the box
 //	7440  lookup local                             only if moved here, see below
 //	7441  from RS ipproto tcp sport N lookup 7474  answers of the real servers, but not those to the box itself;
 //	      from RS ipproto udp lookup 7474          UDP as a whole
+//	7442  from RS ipproto tcp lookup 7474          answers from all ports, or from 65535
 //	7449  iif lo goto 7499                         of the rest nothing that the box itself sends
 //	7450  ipproto icmp lookup 7474                 ICMP errors of the servers and of routers on the way
 //	7461  to INSIDE goto 7499                      gateways: not what stays inside,
@@ -35,13 +37,21 @@
 // reaches the box without a detour. Where the administrator has moved the rule behind 7440 nothing is moved; one between
 // 0 and 7440 is an error, as it would hide the VIP.
 //
+// The kernel tries the rules one after the other, at some 20 ns each. So real servers that answer from the same ports are
+// taken together where their addresses fill a prefix: a thousand in a row have about ten rules. A thousand here and
+// there have a thousand, which cost each packet that the box forwards some 20 us.
+//
+// To delete a rule the kernel takes the first of its preference that has all of what it is told, and more may it have. So the
+// rules for all ports have preferences of their own (7432, 7442): they would take one for a single port along.
+//
 // 7411 is a goto and not `lookup main`, so that boxes with several uplinks or with VRFs route what tunlb sends by their own rules.
 //
 // # What tunlb must hand back
 //
 // Rules see less than tunlb, so more than its flows arrives. It must write these back unchanged, and they go on as
 // if nothing had happened: any UDP from a real server, any ICMP that the box forwards, any UDP and ICMP to a VIP of the box,
-// TCP and ICMP to a masquerade address of the box, and TCP from a real server's service port.
+// TCP and ICMP to a masquerade address of the box, and TCP from a real server's service port (all its TCP where that may be
+// any, or 65535). Where a service of a VIP of the box has many ports, TCP to these as well: see next.
 //
 // # What tunlb can't hand back
 //
@@ -52,11 +62,19 @@
 // flows are for clients or, where the box or a neighbour of the server is the client, for tunlb's own address: none
 // is for the box. Likewise the ports of a masquerade address of the box must be outside of its ip_local_port_range.
 //
-// # Fragments
+// A range of ports, or all, at a VIP of the box cannot avoid the box's own sockets: connections that it has opened from the
+// VIP, an ssh session to it that is older than the service. There the kernel is told to look for no socket before it
+// has asked the rules (net.ipv4.tcp_early_demux and udp_early_demux 0, for both families): what tunlb hands
+// back then reaches its socket.
+//
+// # Ports
 //
 // The kernel's rules see no ports in any fragment, not even in the first one, unless connection tracking
 // has reassembled the datagram before. A rule with a port would lose them, so UDP is led to the device as a whole from
-// real servers, to VIPs with a UDP service and to masquerade addresses. Rules know the ports 1 to 65534.
+// real servers, to VIPs with a UDP service and to masquerade addresses.
+//
+// Rules know the ports 1 to 65534; one with 65535 is an "invalid dport range". So TCP is led as a whole as well where
+// 65535 is among the ports, and to a VIP of the box with exceptions for all ports but these (7429).
 //
 // # ICMPv6 is also neighbour discovery
 //
@@ -84,6 +102,7 @@
 //	7482 iif DEV        forwarding was on for this device: the kernel switches all off
 //	7483 iif DEV  (v6)  accept_ra was 1
 //	7484          (v6)  net.ipv6.conf.all.proxy_ndp was 0
+//	7485, 7486          net.ipv4.tcp_early_demux, udp_early_demux was 1 (these two, like 7484, count without 7480)
 //
 // A host that becomes an IPv6 router drops the default routes it has learnt from router advertisements and
 // ignores further ones. So accept_ra becomes 2 on the devices with such a route. Devices that come later
@@ -105,6 +124,12 @@
 // them there, for those of IPv4 on whichever device they are, and would keep to itself what it sends to them. An
 // interface of the switch must not be in a bridge (Alone): a packet socket sees frames and takes none away. Both are errors
 // rather than mended: what is in the way may be what the administrator is connected by.
+//
+// # Neighbours
+//
+// Neighbours tells where the kernel would send packets for an address, so that somebody else can send a frame there: the way
+// of direct routing on a box with interfaces of its own. The kernel finds the neighbours' MACs; it is asked to with
+// RTM_NEWNEIGH and NTF_USE, but never where the entry is the administrator's: that would take it from him.
 //
 // # Limits
 //

@@ -50,16 +50,18 @@ type VIP struct {
 	Ports []PortProto
 }
 
-// PortProto is a port of TCP (6) or UDP (17).
+// PortProto is a range of ports of TCP (6) or UDP (17), First to Last; both 0 are all ports.
 type PortProto struct {
-	Proto uint8
-	Port  uint16
+	Proto       uint8
+	First, Last uint16
 }
 
-// Server is one real server of a service over Proto, TCP (6) or UDP (17).
+// Server is one real server of a service over Proto, TCP (6) or UDP (17). Its answers come from the ports First to
+// Last; both 0 are all ports: those of a server that keeps the client's port, of a service with all of them.
 type Server struct {
-	Addr  netip.AddrPort
-	Proto uint8
+	Addr        netip.Addr
+	Proto       uint8
+	First, Last uint16
 }
 
 // Gateway leads what Inside sends to the outside to the device, and the answers too, which come to

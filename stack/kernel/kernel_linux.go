@@ -266,6 +266,13 @@ func (k *Kernel) steer(l *ledger, s State, family uint8, index int, have []objec
 			return planner{}, err
 		}
 	}
+	for proto := range plan.lost {
+		if plan.lost[proto] {
+			if err := k.routeFirst(l, proto, true); err != nil {
+				return planner{}, err
+			}
+		}
+	}
 	return plan, l.add(k, plan.objects(), have)
 }
 
@@ -328,6 +335,13 @@ func (k *Kernel) settle(l *ledger, plans map[uint8]planner, have, want []object)
 	for _, family := range k.families() {
 		if _, used := plans[family]; !used {
 			if err := k.unforward(l, family); err != nil {
+				return err
+			}
+		}
+	}
+	for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		if !plans[unix.AF_INET].lost[proto] && !plans[unix.AF_INET6].lost[proto] {
+			if err := k.routeFirst(l, proto, false); err != nil {
 				return err
 			}
 		}

@@ -31,7 +31,7 @@ type network struct {
 	tun                 *os.File
 }
 
-func newNetwork(t *testing.T) *network {
+func newNetwork(t testing.TB) *network {
 	t.Helper()
 	n := &network{client: newLab(t), box: newLab(t), server: newLab(t)}
 	veth(n.box, "outer", n.client, "eth0")
@@ -63,12 +63,12 @@ func full() State {
 		Addresses: prefixes("10.255.0.1/30", "fd00:255::1/126"),
 		Routed:    true,
 		VIPs: []VIP{
-			{netip.MustParseAddr("203.0.113.22"), []PortProto{{tcp, 80}, {udp, 53}}},
-			{netip.MustParseAddr("2001:db8:22::22"), []PortProto{{tcp, 80}, {udp, 53}}},
+			{netip.MustParseAddr("203.0.113.22"), []PortProto{{tcp, 80, 80}, {udp, 53, 53}}},
+			{netip.MustParseAddr("2001:db8:22::22"), []PortProto{{tcp, 80, 80}, {udp, 53, 53}}},
 		},
 		Servers: []Server{
-			{netip.MustParseAddrPort("192.168.0.10:8080"), tcp}, {netip.MustParseAddrPort("192.168.0.10:53"), udp},
-			{netip.MustParseAddrPort("[fd00::10]:8080"), tcp}, {netip.MustParseAddrPort("[fd00::10]:53"), udp},
+			{netip.MustParseAddr("192.168.0.10"), tcp, 8080, 8080}, {netip.MustParseAddr("192.168.0.10"), udp, 53, 53},
+			{netip.MustParseAddr("fd00::10"), tcp, 8080, 8080}, {netip.MustParseAddr("fd00::10"), udp, 53, 53},
 		},
 		Gateways: []Gateway{
 			{netip.MustParsePrefix("192.168.0.0/24"), netip.MustParseAddr("198.51.100.1"), 32768, 60999},
@@ -77,7 +77,7 @@ func full() State {
 	}
 }
 
-func open(t *testing.T, l *lab) *Kernel {
+func open(t testing.TB, l *lab) *Kernel {
 	t.Helper()
 	k, err := Open(l.path)
 	if err != nil {
@@ -87,7 +87,7 @@ func open(t *testing.T, l *lab) *Kernel {
 	return k
 }
 
-func apply(t *testing.T, k *Kernel, s State) {
+func apply(t testing.TB, k *Kernel, s State) {
 	t.Helper()
 	if err := k.Apply(s); err != nil {
 		t.Fatalf("Apply: %v", err)

@@ -23,7 +23,7 @@ import (
 // lab is one network namespace of a test, with a Kernel of the test's own to look at it.
 type lab struct {
 	*Kernel
-	t    *testing.T
+	t    testing.TB
 	path string
 }
 
@@ -31,7 +31,7 @@ type lab struct {
 const patience = 20 * time.Second
 
 // newLab makes a namespace with its loopback up.
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
 	if refusal != "" {
 		t.Skip(refusal)
@@ -232,7 +232,7 @@ func (l *lab) sysctls(without []string) []string {
 	var lines []string
 	l.must(l.inside(func() error {
 		var files []string
-		for _, pattern := range []string{"ipv4/conf/*/*", "ipv6/conf/*/*", "ipv4/ip_forward"} {
+		for _, pattern := range []string{"ipv4/conf/*/*", "ipv6/conf/*/*", "ipv4/ip_forward", "ipv4/*_early_demux"} {
 			f, err := filepath.Glob("/proc/sys/net/" + pattern)
 			if err != nil {
 				return err
@@ -268,7 +268,7 @@ func diff(before, after []string) string {
 	return b.String()
 }
 
-func same(t *testing.T, what string, before, after []string) {
+func same(t testing.TB, what string, before, after []string) {
 	t.Helper()
 	if d := diff(before, after); d != "" || len(before) != len(after) {
 		t.Errorf("%s: the kernel is not as before (- before, + after, %d and %d lines):\n%s", what, len(before), len(after), d)

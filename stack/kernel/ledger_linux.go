@@ -43,8 +43,9 @@ func (l *ledger) rollback() error {
 
 // add adds those of want that k lacks.
 func (l *ledger) add(k *Kernel, want, have []object) error {
+	present := set(have)
 	for _, o := range want {
-		if slices.Contains(have, o) {
+		if present[o] {
 			continue
 		}
 		if err := l.addOne(k, o); err != nil {
@@ -60,8 +61,9 @@ func (l *ledger) addOne(k *Kernel, o object) error {
 
 // remove deletes those of have that are not wanted, the last one first.
 func (l *ledger) remove(k *Kernel, have, want []object) error {
+	wanted := set(want)
 	for _, o := range slices.Backward(have) {
-		if slices.Contains(want, o) {
+		if wanted[o] {
 			continue
 		}
 		if err := l.removeOne(k, o); err != nil {
@@ -69,6 +71,15 @@ func (l *ledger) remove(k *Kernel, have, want []object) error {
 		}
 	}
 	return nil
+}
+
+// set makes looking for one of many objects cheap.
+func set(list []object) map[object]bool {
+	m := make(map[object]bool, len(list))
+	for _, o := range list {
+		m[o] = true
+	}
+	return m
 }
 
 func (l *ledger) removeOne(k *Kernel, o object) error {

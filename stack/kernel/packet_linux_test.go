@@ -282,7 +282,7 @@ func TestBoxToServer(t *testing.T) {
 func TestNeighbours(t *testing.T) {
 	n, s := newNetwork(t), full()
 	n.box.addr("outer", "2001:db8:1::22/64")
-	s.VIPs = append(s.VIPs, VIP{netip.MustParseAddr("2001:db8:1::22"), []PortProto{{tcp, 80}}})
+	s.VIPs = append(s.VIPs, VIP{netip.MustParseAddr("2001:db8:1::22"), []PortProto{{tcp, 80, 80}}})
 	apply(t, open(t, n.box), s)
 	direct(n, func(string) bool { return false })
 	for _, c := range []struct {

@@ -151,6 +151,8 @@ const (
 	noteDevice                        // forwarding of the device in iif was 1: the kernel sets all to 0 then
 	noteAcceptRA                      // ipv6 accept_ra of the device in iif was 1
 	noteProxyNDP                      // ipv6 all/proxy_ndp was 0
+	noteEarlyTCP                      // ipv4 tcp_early_demux, which is both families', was 1
+	noteEarlyUDP                      // likewise
 	noteEnd
 )
 
@@ -267,7 +269,7 @@ func (k *Kernel) unforward(l *ledger, family uint8) error {
 	if err != nil {
 		return err
 	}
-	notes = slices.DeleteFunc(notes, func(n rule) bool { return n.pref == noteProxyNDP })
+	notes = slices.DeleteFunc(notes, func(n rule) bool { return n.pref >= noteProxyNDP }) // not forwarding's
 	valid := slices.ContainsFunc(notes, func(n rule) bool { return n.pref == noteForwarding })
 	if valid {
 		if err := k.stopForwarding(l, family, notes); err != nil {
@@ -320,27 +322,43 @@ func (k *Kernel) stopForwarding(l *ledger, family uint8, notes []rule) error {
 
 // answerForProxies switches IPv6 proxy neighbours on, or back as noted.
 func (k *Kernel) answerForProxies(l *ledger, on bool) error {
-	n, path := note(unix.AF_INET6, noteProxyNDP, ""), "ipv6/conf/all/proxy_ndp"
-	now, err := k.read(path)
-	if err != nil {
-		return err
+	return k.turn(l, note(unix.AF_INET6, noteProxyNDP, ""), "ipv6/conf/all/proxy_ndp", "0", "1", on)
+}
+
+// routeFirst has the kernel ask the rules before it looks for a socket, or back as noted.
+func (k *Kernel) routeFirst(l *ledger, proto uint8, on bool) error {
+	if proto == unix.IPPROTO_TCP {
+		return k.turn(l, note(unix.AF_INET, noteEarlyTCP, ""), "ipv4/tcp_early_demux", "1", "0", on)
 	}
-	notes, err := k.notes(unix.AF_INET6)
+	return k.turn(l, note(unix.AF_INET, noteEarlyUDP, ""), "ipv4/udp_early_demux", "1", "0", on)
+}
+
+// turn turns a setting with two values to the one that is ours, or back to the one that was if n says that it was
+// this one.
+func (k *Kernel) turn(l *ledger, n rule, path, theirs, ours string, on bool) error {
+	notes, err := k.notes(n.family)
 	if err != nil {
 		return err
 	}
 	noted := slices.Contains(notes, n)
+	if !on && !noted {
+		return nil
+	}
+	now, err := k.read(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", setting{path, ours}.command(), err)
+	}
 	switch {
-	case on && now == "0":
+	case on && now == theirs:
 		if !noted {
 			if err := l.addOne(k, n); err != nil {
 				return err
 			}
 		}
-		return k.set(l, setting{path, "1"})
-	case !on && noted:
-		if now == "1" {
-			if err := k.set(l, setting{path, "0"}); err != nil {
+		return k.set(l, setting{path, ours})
+	case !on:
+		if now == ours {
+			if err := k.set(l, setting{path, theirs}); err != nil {
 				return err
 			}
 		}

@@ -3,10 +3,9 @@ package kernel
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // udpEcho answers datagrams until the test ends.
@@ -52,7 +51,7 @@ func TestBoxDatagrams(t *testing.T) {
 			n, s := newNetwork(t), full()
 			n.box.addr("outer", "203.0.113.22/32", "2001:db8:22::22/128")
 			for i := range s.VIPs {
-				s.VIPs[i].Ports = append(s.VIPs[i].Ports, PortProto{unix.IPPROTO_UDP, 53}, PortProto{unix.IPPROTO_UDP, 123})
+				s.VIPs[i].Ports = append(s.VIPs[i].Ports, PortProto{udp, 53, 53}, PortProto{udp, 123, 123})
 			}
 			if !gateways {
 				s.Gateways = nil
@@ -77,30 +76,38 @@ func TestBoxDatagrams(t *testing.T) {
 	}
 }
 
-// TestOtherUDP: what is left to the box are the ports between those that count.
-func TestOtherUDP(t *testing.T) {
+// TestOthers: what is left to the box are the ports between those that count.
+func TestOthers(t *testing.T) {
 	own := netip.MustParseAddr("203.0.113.22")
-	for _, c := range []struct{ used, want []ports }{
-		{[]ports{{53, 53}}, []ports{{1, 52}, {54, 65534}}},
-		{[]ports{{53, 53}, {1, 1}}, []ports{{2, 52}, {54, 65534}}},
-		{[]ports{{61000, 65534}}, []ports{{1, 60999}}},
-		{[]ports{{61000, 65534}, {62000, 62000}, {53, 53}, {54, 54}}, []ports{{1, 52}, {55, 60999}}},
-		{[]ports{{65535, 65535}}, []ports{{1, 65534}}},
+	for _, c := range []struct {
+		proto      uint8
+		used, want []ports
+	}{
+		{udp, []ports{{53, 53}}, []ports{{1, 52}, {54, 65534}}},
+		{udp, []ports{{53, 53}, {1, 1}}, []ports{{2, 52}, {54, 65534}}},
+		{udp, []ports{{61000, 65534}}, []ports{{1, 60999}}},
+		{udp, []ports{{61000, 65534}, {62000, 62000}, {53, 53}, {54, 54}}, []ports{{1, 52}, {55, 60999}}},
+		{udp, []ports{{65535, 65535}}, []ports{{1, 65534}}},
+		{udp, []ports{{5000, 6000}, {4000, 65535}}, []ports{{1, 3999}}},
+		{udp, []ports{{53, 53}, {}}, nil},
+		{tcp, []ports{{80, 80}, {8000, 8100}}, nil}, // not led there as a whole
+		{tcp, []ports{{80, 80}, {60000, 65535}}, []ports{{1, 79}, {81, 59999}}},
+		{tcp, []ports{{65535, 65535}}, []ports{{1, 65534}}},
+		{tcp, []ports{{80, 80}, {}}, nil},
 	} {
-		p := planner{whole: []datagrams{{own, c.used}}}
-		p.otherUDP()
+		p := planner{planned: map[object]bool{}}
+		for _, used := range c.used {
+			p.take(prefVIP, own, c.proto, used)
+		}
+		p.others()
 		var got []ports
 		for _, o := range p.rules {
-			got = append(got, o.(rule).dport)
-		}
-		if len(got) != len(c.want) {
-			t.Errorf("%v: %v, want %v", c.used, got, c.want)
-			continue
-		}
-		for i := range got {
-			if got[i] != c.want[i] {
-				t.Errorf("%v: %v, want %v", c.used, got, c.want)
+			if r := o.(rule); r.pref == prefOthers {
+				got = append(got, r.dport)
 			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s %v: %v, want %v", ipNames[c.proto], c.used, got, c.want)
 		}
 	}
 }

@@ -106,18 +106,25 @@ func (s *packetSocket) prepare(station packet.MAC) (err error) {
 	return unix.Bind(s.fd, &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ALL), Ifindex: int(s.index)})
 }
 
-// setQueues takes what is allowed where it may not go beyond.
 func (s *packetSocket) setQueues() error {
 	for _, q := range []struct{ force, ask, size int }{
 		{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveQueue},
 		{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendQueue},
 	} {
-		if unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, q.force, q.size) == nil {
-			continue
+		if err := setQueue(s.fd, q.force, q.ask, q.size); err != nil {
+			return err
 		}
-		if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, q.ask, q.size); err != nil {
-			return fmt.Errorf("set queue length: %w", err)
-		}
+	}
+	return nil
+}
+
+// setQueue takes what is allowed where it may not go beyond.
+func setQueue(fd, force, ask, size int) error {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, size) == nil {
+		return nil
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, ask, size); err != nil {
+		return fmt.Errorf("set queue length: %w", err)
 	}
 	return nil
 }

@@ -1,5 +1,6 @@
 // Package port is where frames enter and leave the balancer: TUN and TAP
-// devices of the kernel, packet sockets on its interfaces, and in-memory pipes.
+// devices of the kernel, packet sockets on its interfaces, and in-memory pipes; and
+// Direct, where they leave only.
 //
 // It owns the device (making it, its MAC, bridge, queue length and offloads,
 // removing it), the system calls that move frames, and the way out when a kernel
@@ -93,6 +94,9 @@ type Stats struct {
 	// Unfit counts frames that came and had to be dropped, since no buffer holds
 	// them (IPv6 BIG TCP) or no vnet header describes them. Packet sockets only.
 	Unfit uint64
+	// Full counts frames that were not sent because the interface's queue, or the socket's, had no room.
+	// Direct only.
+	Full uint64
 }
 
 // StatsOf returns what p has counted, nothing if p does not count.

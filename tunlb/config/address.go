@@ -67,30 +67,22 @@ func (d *decoder) host(at pos, name string, a netip.Addr) bool {
 	return false
 }
 
-// addrPort reads IP:port. Without a port it takes port, which is 0 if there must be one.
-func (d *decoder) addrPort(at pos, name, s string, port uint16) (netip.AddrPort, bool) {
-	form := "write it like 192.0.2.1:80 or [2001:db8::1]:80"
+// addrPort reads IP:port, or an IP alone with port 0. If a port is needed, that is why.
+func (d *decoder) addrPort(at pos, name, s, needed string) (netip.AddrPort, bool) {
 	ap, err := netip.ParseAddrPort(s)
 	if err != nil {
 		a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"))
 		if err != nil {
-			d.notAddress(at, name, s, form)
+			d.notAddress(at, name, s, "write it like 192.0.2.1:80 or [2001:db8::1]:80")
 			return netip.AddrPort{}, false
 		}
-		if port == 0 {
-			d.fail(at, fmt.Sprintf("%s %s has no port", name, quote(s)), "a service is one port", "write "+netip.AddrPortFrom(a, 80).String()+" if port 80 is meant")
+		if needed != "" {
+			d.fail(at, fmt.Sprintf("%s %s has no port", name, quote(s)), needed, "write "+netip.AddrPortFrom(a, 80).String()+" if port 80 is meant")
 			return netip.AddrPort{}, false
 		}
-		ap = netip.AddrPortFrom(a, port)
+		ap = netip.AddrPortFrom(a, 0)
 	}
-	if !d.host(at, name, ap.Addr()) {
-		return netip.AddrPort{}, false
-	}
-	if ap.Port() == 0 {
-		d.fail(at, fmt.Sprintf("%s %s has port 0", name, quote(s)), "no connection has it", "write a port from 1 to 65535")
-		return netip.AddrPort{}, false
-	}
-	return ap, true
+	return ap, d.host(at, name, ap.Addr())
 }
 
 var errNoLength = errors.New("no prefix length")

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-
-	"github.com/tunlb/tunlb/policy"
 )
 
 // check finds the contradictions between values that are right each by itself. What could not be read is zero and skipped.
@@ -15,12 +13,15 @@ func (d *decoder) check() {
 	d.checkPortAddresses()
 	d.checkPortRoutes()
 	d.checkServiceNames()
-	d.checkListen()
 	own, vips := d.ownAddresses(), d.vips()
+	d.checkListen(own)
 	for i := range d.services {
-		d.checkServers(&d.services[i], own, vips)
+		s := &d.services[i]
+		d.checkScheduling(s)
+		d.checkServers(s, own, vips)
+		d.checkHealth(s)
 	}
-	d.checkGateways(vips)
+	d.checkGateways()
 	if d.badPorts {
 		return
 	}
@@ -31,11 +32,10 @@ func (d *decoder) check() {
 		return // whose servers are reached is not known
 	}
 	for i := range d.services {
-		if s := &d.services[i]; s.Mode == policy.DR {
-			d.checkDirect(s, segments, routes)
-		} else {
-			d.checkReach(s, routes)
-		}
+		s := &d.services[i]
+		d.checkReach(s, routes)
+		d.checkDirect(s, segments, routes)
+		d.finishHealth(s, routes)
 	}
 }
 
@@ -138,40 +138,6 @@ func (d *decoder) checkPortRoutes() {
 	}
 }
 
-func (d *decoder) checkServiceNames() {
-	first := make(map[string]*service)
-	for i := range d.services {
-		s := &d.services[i]
-		switch f := first[s.Name]; {
-		case s.Name == "":
-		case f == nil:
-			first[s.Name] = s
-		case f.implied && s.implied: // checkListen has it
-		default:
-			d.doubled(s.nameAt, "service name "+quote(s.Name), f.nameAt, "write another name")
-		}
-	}
-}
-
-func (d *decoder) checkListen() {
-	own := d.ownAddresses()
-	first := make(map[string]pos)
-	for i := range d.services {
-		s := &d.services[i]
-		if !s.Listen.IsValid() {
-			continue
-		}
-		if at, known := first[s.listenText()]; known {
-			d.doubled(s.listenAt, "service "+s.listenText(), at, "write the servers of both under one")
-		} else {
-			first[s.listenText()] = s.listenAt
-		}
-		if what := own[s.Listen.Addr()]; what != "" {
-			d.fail(s.listenAt, fmt.Sprintf("VIP %s is %s", s.Listen.Addr(), what), "tunlb needs that one for itself", "write another VIP")
-		}
-	}
-}
-
 // ownAddresses says of each of tunlb's own what it is.
 func (d *decoder) ownAddresses() map[netip.Addr]string {
 	m := make(map[netip.Addr]string)
@@ -186,63 +152,11 @@ func (d *decoder) ownAddresses() map[netip.Addr]string {
 	return m
 }
 
-// vips has the services of each VIP.
-func (d *decoder) vips() map[netip.Addr][]*service {
-	m := make(map[netip.Addr][]*service)
-	for i := range d.services {
-		if s := &d.services[i]; s.Listen.IsValid() {
-			m[s.Listen.Addr()] = append(m[s.Listen.Addr()], s)
-		}
+func (d *decoder) checkGateways() {
+	vips := make(map[netip.Addr][]placed)
+	for _, p := range d.places() {
+		vips[p.Addr] = append(vips[p.Addr], p)
 	}
-	return m
-}
-
-func (d *decoder) checkServers(s *service, own map[netip.Addr]string, vips map[netip.Addr][]*service) {
-	names := make(map[string]pos)
-	addresses := make(map[netip.AddrPort]pos)
-	for i, server := range s.Servers {
-		at := s.serverAt[i]
-		if first, known := names[server.Name]; known {
-			d.doubled(at.name, "server name "+quote(server.Name), first, "write another name")
-		} else {
-			names[server.Name] = at.name
-		}
-		if !server.Address.IsValid() {
-			continue
-		}
-		if first, known := addresses[server.Address]; known && s.Listen.IsValid() {
-			d.doubled(at.address, fmt.Sprintf("server %s", server.Address), first, "write it once, with a higher weight")
-			continue
-		}
-		addresses[server.Address] = at.address
-		d.checkServer(s, server.Address.Addr(), at.address, own, vips)
-		d.checkServerPort(s, server.Address, at.address)
-	}
-}
-
-func (d *decoder) checkServer(s *service, a netip.Addr, at pos, own map[netip.Addr]string, vips map[netip.Addr][]*service) {
-	vip := s.Listen.Addr()
-	if vip.IsValid() && vip.Is4() != a.Is4() {
-		d.fail(at, fmt.Sprintf("server %s of the %s service %s", a, family(vip), s.Listen), familyStays(s.Mode), "write an "+family(vip)+" address")
-		return
-	}
-	if what := own[a]; what != "" {
-		d.fail(at, fmt.Sprintf("server %s is %s", a, what), "that is tunlb itself", "write the address of the server")
-	}
-	if of := vips[a]; len(of) > 0 {
-		d.fail(at, fmt.Sprintf("server %s is the VIP in line %d", a, of[0].listenAt.line), "its packets would come back to tunlb in a loop", "write the server's own address")
-	}
-}
-
-// familyStays says why a server has the family of its service.
-func familyStays(mode policy.Mode) string {
-	if mode == policy.DR {
-		return "mode dr leaves packets as they are"
-	}
-	return "addresses are translated within one family only"
-}
-
-func (d *decoder) checkGateways(vips map[netip.Addr][]*service) {
 	inside := make(map[netip.Prefix]pos)
 	for i, g := range d.gateways {
 		d.checkShared(g, d.gateways[:i])
@@ -254,10 +168,10 @@ func (d *decoder) checkGateways(vips map[netip.Addr][]*service) {
 		if g.Inside.IsValid() && g.Masquerade.IsValid() {
 			d.checkMasquerade(g)
 		}
-		for _, s := range vips[g.Masquerade] {
-			if p := s.Listen.Port(); p >= g.FirstPort && p <= g.LastPort {
-				d.fail(g.masqueradeAt, fmt.Sprintf("masquerade %s is the VIP of %s in line %d", g.Masquerade, s.listenText(), s.listenAt.line),
-					fmt.Sprintf("port %d is one of the gateway's ports %d-%d", p, g.FirstPort, g.LastPort), "write ports: that have no service")
+		for _, p := range vips[g.Masquerade] {
+			if first := max(p.First, g.FirstPort); p.Has(first) && first <= g.LastPort {
+				d.fail(g.masqueradeAt, fmt.Sprintf("masquerade %s is the VIP of %s in line %d", g.Masquerade, p.Listen, p.at.line),
+					fmt.Sprintf("port %d is one of the gateway's ports %d-%d", first, g.FirstPort, g.LastPort), "write ports: that have no service")
 				break
 			}
 		}

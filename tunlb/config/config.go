@@ -18,7 +18,7 @@ import (
 // so it may be read from many goroutines. The zero value is no valid configuration.
 type Config struct {
 	Ports    []Port        // never empty
-	Services []policy.Spec // may be empty if there is a gateway
+	Services []policy.Spec // as policy.Normalize gives them; may be empty if there is a gateway
 	Gateways []Gateway
 	Control  Control
 	Flows    Flows
@@ -99,6 +99,9 @@ type Gateway struct {
 type Control struct {
 	Socket string      // absolute path; "" is the default of the network namespace
 	Mode   fs.FileMode // permission bits of the socket
+	// Users and Groups may give commands besides root and the owner: names or numeric IDs. Whether they exist
+	// the machine knows.
+	Users, Groups []string
 }
 
 // Flows bounds the connection table.
@@ -106,22 +109,8 @@ type Flows struct {
 	Max int // connections at most
 }
 
-// Timeouts say how long a connection in each state is remembered without a packet. The names are those of the kernel's
-// states; all are above zero.
-type Timeouts struct {
-	None        time.Duration
-	Established time.Duration
-	SynSent     time.Duration
-	SynRecv     time.Duration
-	FinWait     time.Duration
-	TimeWait    time.Duration
-	Close       time.Duration
-	CloseWait   time.Duration
-	LastAck     time.Duration
-	Listen      time.Duration
-	SynAck      time.Duration
-	UDP         time.Duration
-}
+// Timeouts say how long a connection in each state is remembered without a packet; here all are above zero.
+type Timeouts = policy.Timeouts
 
 // DefaultTimeouts are the kernel's (ip_vs_proto_tcp.c, ip_vs_proto_udp.c).
 func DefaultTimeouts() Timeouts {
@@ -150,6 +139,17 @@ const (
 	DefaultLastPort    = 65534 // the kernel's policy rules take no 65535
 	DefaultScheduler   = "wlc"
 )
+
+// Default is what a file without anything in it would be, if there could be one: a TUN on the box itself, and
+// services to come.
+func Default() *Config {
+	return &Config{
+		Ports:    []Port{defaultPort()},
+		Control:  Control{Mode: DefaultControlMode},
+		Flows:    Flows{Max: DefaultMaxFlows},
+		Timeouts: DefaultTimeouts(),
+	}
+}
 
 // defaultPort is the port of a file without ports: one TUN on the box itself, reached by routes.
 func defaultPort() Port {

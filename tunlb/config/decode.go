@@ -3,12 +3,12 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"path"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/tunlb/tunlb/policy"
 )
 
 // maxVisits bounds what aliases of aliased lists can unfold to.
@@ -24,7 +24,7 @@ type decoder struct {
 	gateways []gateway
 	control  Control
 	flows    Flows
-	timeouts Timeouts
+	timeouts policy.Timeouts
 }
 
 // key is a key that a map may have.
@@ -67,7 +67,7 @@ func (d *decoder) document(root *node) {
 		{name: "gateway", decode: d.decodeGateways},
 		{name: "control", decode: d.decodeControl},
 		{name: "flows", decode: d.decodeFlows},
-		{name: "timeouts", decode: d.decodeTimeouts},
+		{name: "timeouts", decode: func(n *node) { d.decodeTimeouts(n, &d.timeouts) }},
 		{name: "metrics", later: "tunlb status has the counters"},
 		{name: "fastpath", later: "all packets pass tunlb itself"},
 	})
@@ -154,6 +154,24 @@ func (d *decoder) items(n *node, name string, most int, each func(*node)) {
 	}
 }
 
+// oneOrMore calls each for the items of a list, or for a string in place of one.
+func (d *decoder) oneOrMore(n *node, name string, most int, each func(*node)) {
+	if n.kind == list {
+		d.items(n, name, most, each)
+	} else {
+		each(n)
+	}
+}
+
+// boolean reads true or false.
+func (d *decoder) boolean(n *node, name string) (v, ok bool) {
+	if n.kind != boolean {
+		d.fail(n.at, fmt.Sprintf("%q is %s", name, kindNames[n.kind]), "true or false is expected", "write true or false without quotes")
+		return false, false
+	}
+	return n.text == "true", true
+}
+
 // str reads a string that is not empty.
 func (d *decoder) str(n *node, name string) (string, bool) {
 	switch {
@@ -193,9 +211,16 @@ func (d *decoder) number(n *node, name string, least, most int) (int, bool) {
 
 // duration reads a time in the syntax of Go.
 func (d *decoder) duration(n *node, name string, into *time.Duration) {
-	const least, most = time.Millisecond, 480 * time.Hour // the connection table's clock wraps around after 49 days
+	d.durationWithin(n, name, time.Millisecond, 480*time.Hour, into) // the connection table's clock wraps around after 49 days
+}
+
+func (d *decoder) durationWithin(n *node, name string, least, most time.Duration, into *time.Duration) {
 	if n.kind == integer {
 		d.fail(n.at, fmt.Sprintf("%s %s has no unit", name, quote(n.text)), "a time has one", fmt.Sprintf("write %ss if seconds are meant", n.text))
+		return
+	}
+	if n.kind != text {
+		d.fail(n.at, fmt.Sprintf("%q is %s", name, kindNames[n.kind]), "a time is expected", "write it like 900s, 15m or 1h30m")
 		return
 	}
 	s, ok := d.str(n, name)
@@ -207,7 +232,7 @@ func (d *decoder) duration(n *node, name string, into *time.Duration) {
 	case err != nil:
 		d.fail(n.at, fmt.Sprintf("%s %s is no time", name, quote(s)), "a time is numbers with units", "write it like 900s, 15m or 1h30m")
 	case v < least || v > most:
-		d.fail(n.at, fmt.Sprintf("%s %s is out of range", name, quote(s)), "1ms to 480h are allowed", "write a time in this range")
+		d.fail(n.at, fmt.Sprintf("%s %s is out of range", name, quote(s)), fmt.Sprintf("%s to %s are allowed", durationText(least), durationText(most)), "write a time in this range")
 	default:
 		*into = v
 	}
@@ -258,42 +283,6 @@ func (d *decoder) choice(n *node, name string, names, later []string) (string, b
 	return "", false
 }
 
-func (d *decoder) decodeControl(n *node) {
-	d.decode(n, `"control"`, []key{
-		{name: "socket", decode: d.decodeSocket},
-		{name: "mode", decode: d.decodeMode},
-	})
-}
-
-func (d *decoder) decodeSocket(n *node) {
-	const longest = 107 // sun_path less the final NUL
-	s, ok := d.str(n, "socket")
-	switch {
-	case !ok:
-	case !strings.HasPrefix(s, "/"):
-		d.fail(n.at, fmt.Sprintf("socket %s is no absolute path", quote(s)), "the commands look for it from other directories", "write it like /run/tunlb.sock")
-	case len(s) > longest:
-		d.fail(n.at, fmt.Sprintf("socket %s is too long", quote(s)), fmt.Sprintf("a socket's path has at most %d bytes", longest), "write a shorter one")
-	default:
-		d.control.Socket = path.Clean(s)
-	}
-}
-
-// decodeMode reads permission bits as chmod does, in quotes or not.
-func (d *decoder) decodeMode(n *node) {
-	const instead = `write it like "0600"`
-	if n.kind != text && n.kind != integer {
-		d.fail(n.at, fmt.Sprintf(`"mode" is %s`, kindNames[n.kind]), "permission bits are expected", instead)
-		return
-	}
-	v, err := strconv.ParseUint(strings.TrimPrefix(n.text, "0o"), 8, 32)
-	if err != nil || v > uint64(fs.ModePerm) {
-		d.fail(n.at, "mode "+quote(n.text)+" is no permission", "it is an octal number up to 0777", instead)
-		return
-	}
-	d.control.Mode = fs.FileMode(v)
-}
-
 func (d *decoder) decodeFlows(n *node) {
 	const most = 100_000_000 // some 20 GB
 	d.decode(n, `"flows"`, []key{
@@ -302,20 +291,5 @@ func (d *decoder) decodeFlows(n *node) {
 				d.flows.Max = v
 			}
 		}},
-	})
-}
-
-func (d *decoder) decodeTimeouts(n *node) {
-	t := &d.timeouts
-	timeout := func(name string, into *time.Duration) key {
-		return key{name: name, decode: func(n *node) { d.duration(n, name, into) }}
-	}
-	d.decode(n, `"timeouts"`, []key{
-		timeout("none", &t.None), timeout("established", &t.Established),
-		timeout("syn_sent", &t.SynSent), timeout("syn_recv", &t.SynRecv),
-		timeout("fin_wait", &t.FinWait), timeout("time_wait", &t.TimeWait),
-		timeout("close", &t.Close), timeout("close_wait", &t.CloseWait),
-		timeout("last_ack", &t.LastAck), timeout("listen", &t.Listen),
-		timeout("syn_ack", &t.SynAck), timeout("udp", &t.UDP),
 	})
 }

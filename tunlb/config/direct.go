@@ -4,44 +4,63 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/tunlb/tunlb/policy"
 )
 
-// unfitMAC says why a server of the service has no static MAC address; nil if it may have one.
-func (s *service) unfitMAC() *unfit {
-	if s.Mode == policy.DR || s.badMode {
+// unfitMAC says why the server that n is has no static MAC address; nil if it may have one.
+func (s *service) unfitMAC(n *node) *unfit {
+	mode, known := s.Mode, !s.badMode
+	if f := n.field("mode"); f != nil && f.value != nil {
+		mode, known = policy.ParseMode(f.value.text)
+	}
+	if mode == policy.DR || !known {
 		return nil
 	}
-	return &unfit{fmt.Sprintf(`"mac" in a service with mode %s`, s.Mode), "static MAC addresses are for mode dr", "remove the key or write mode: dr"}
+	return &unfit{fmt.Sprintf(`"mac" of a server with mode %s`, mode), "static MAC addresses are for mode dr", "remove the key or write mode: dr"}
 }
 
-// checkDirect holds a service with mode dr to what direct routing can do: it gives a packet as it is to a neighbour.
+// checkDirect holds servers with mode dr to what direct routing can do: it gives a packet as it is to a neighbour,
+// on a segment of tunlb's own, or by the box's interfaces if its kernel leads the packets to tunlb.
 func (d *decoder) checkDirect(s *service, segments []Segment, routes routeTable) {
-	if len(segments) == 0 {
-		d.fail(s.modeAt, `mode "dr" without an Ethernet port`, "it sends frames to the servers' MAC addresses", "write a port with type: tap or packet, or mode: nat")
-		return
-	}
+	routed := d.boxTUN()
 	var first *serverOn
-	for i, server := range s.Servers {
-		at := s.serverAt[i]
-		if !server.Address.IsValid() || !s.Listen.IsValid() || server.Address.Addr().Is4() != s.Listen.Addr().Is4() {
+	for _, server := range s.all() {
+		a := server.Address.Addr()
+		switch {
+		case server.mode != policy.DR:
+			continue
+		case len(segments) == 0 && !routed:
+			d.fail(server.at.mode, `mode "dr" without a port for it`, "its packets leave by an Ethernet port, or by the box's own interfaces if a TUN gets them from there",
+				"write a port with type: tap or packet, or one of type tun without netns, or mode: nat")
+			return
+		case !a.IsValid() || !s.listens() || a.Is4() != s.vip().Is4():
 			continue
 		}
-		segment, ok := d.segmentOf(server.Address.Addr(), at.address, routes)
+		segment, ok := d.segmentOf(a, server.at.address, routes, routed)
 		switch {
+		case !ok && routed && server.MAC != [6]byte{}:
+			d.fail(server.at.mac, fmt.Sprintf("mac of the server %s, which is on no segment of a tap or packet port", a), "the box's own kernel knows or resolves what its interfaces lead to",
+				fmt.Sprintf("remove the key; ip neigh replace %s lladdr %s dev INTERFACE tells the kernel", a, macText(server.MAC)))
+			continue
 		case !ok:
 			continue
 		case first == nil:
-			first = &serverOn{server.Address.Addr(), at.address, segment}
+			first = &serverOn{a, server.at.address, segment}
 		case first.segment != segment:
-			d.fail(at.address, fmt.Sprintf("server %s is on another segment than %s in line %d", server.Address.Addr(), first.addr, first.at.line),
+			d.fail(server.at.address, fmt.Sprintf("server %s is on another segment than %s in line %d", a, first.addr, first.at.line),
 				"mode dr stays within one segment", "write servers of one segment, or mode: nat")
 		}
 		if mac := segments[segment].MAC; server.MAC == mac && mac != ([6]byte{}) {
-			d.fail(at.mac, fmt.Sprintf("mac %s is the one of port %q", macText(mac), d.macOwner(&segments[segment]).Name), "that is tunlb itself", "write the server's MAC address")
+			d.fail(server.at.mac, fmt.Sprintf("mac %s is the one of port %q", macText(mac), d.macOwner(&segments[segment]).Name), "that is tunlb itself", "write the server's MAC address")
 		}
 	}
+}
+
+// boxTUN says whether the box's own kernel leads packets to tunlb.
+func (d *decoder) boxTUN() bool {
+	return slices.ContainsFunc(d.ports, func(p port) bool { return p.Type == TUN && p.NetNS == "" })
 }
 
 // serverOn is a server with its place in the file and in the network.
@@ -52,20 +71,29 @@ type serverOn struct {
 }
 
 // checkServerPort compares the ports of server and service where nobody translates them.
-func (d *decoder) checkServerPort(s *service, server netip.AddrPort, at pos) {
-	if s.Mode == policy.DR && s.Listen.IsValid() && server.Port() != s.Listen.Port() {
-		d.fail(at, fmt.Sprintf("server %s has another port than the service %s", server, s.Listen), "mode dr leaves packets as they are, and so their port",
-			fmt.Sprintf("write %s or mode: nat", netip.AddrPortFrom(server.Addr(), s.Listen.Port())))
+func (d *decoder) checkServerPort(s *service, server serverOf) {
+	port := server.Address.Port()
+	if server.mode != policy.DR || !s.listens() || port == s.port() {
+		return
 	}
+	const why = "mode dr leaves packets as they are, and so their port"
+	if s.port() == 0 {
+		d.fail(server.at.address, fmt.Sprintf("server %s has one port, the service several", server.Address), why, fmt.Sprintf("write %s or mode: nat", server.Address.Addr()))
+		return
+	}
+	d.fail(server.at.address, fmt.Sprintf("server %s has another port than the service %s", server.Address, s.Listen[0]), why,
+		fmt.Sprintf("write %s or mode: nat", netip.AddrPortFrom(server.Address.Addr(), s.port())))
 }
 
-// segmentOf gives the index of the segment on which a is resolved.
-func (d *decoder) segmentOf(a netip.Addr, at pos, routes routeTable) (int, bool) {
+// segmentOf gives the index of the segment on which a is resolved. Those on none are errors, unless packets to them
+// are routed by the box.
+func (d *decoder) segmentOf(a netip.Addr, at pos, routes routeTable, routed bool) (int, bool) {
 	const what, instead = "server %s is on no segment of a tap or packet port", "write an address of its network in the addresses of such a port, or mode: nat"
 	prefix, segment, ok := routes.lookup(a)
 	switch {
 	case segment != elsewhere:
 		return segment, true
+	case routed:
 	case ok && prefix.Bits() > 0:
 		d.fail(at, fmt.Sprintf(what, a), fmt.Sprintf("mode dr sends frames to its MAC address, and %s is behind a router or a TUN", prefix), instead)
 	default:

@@ -21,7 +21,7 @@ func tap(own ...string) Port {
 
 // direct is a service with mode dr and one server.
 func direct(name, listen, server string) policy.Spec {
-	return policy.Spec{Name: name, Listen: ap(listen), Proto: policy.TCP, Mode: policy.DR, Scheduler: "wlc",
+	return policy.Spec{Name: name, Listen: policy.On(ap(listen), policy.TCP), Mode: policy.DR, Scheduler: "wlc",
 		Servers: []policy.ServerSpec{{Name: "rs1", Address: ap(server), Weight: 1}}}
 }
 
@@ -66,8 +66,8 @@ services:
   - {name: near, listen: 203.0.113.22:80, servers: [203.0.113.10:8080]}
   - {name: far, listen: "[2001:db8:113::22]:80", servers: ["[2001:db8:c0::10]:8080"]}
 `, []Port{edit(both, routed)}, []policy.Spec{
-			{Name: "near", Listen: ap("203.0.113.22:80"), Proto: policy.TCP, Scheduler: "wlc", Servers: []policy.ServerSpec{{Name: "rs1", Address: ap("203.0.113.10:8080"), Weight: 1}}},
-			{Name: "far", Listen: ap("[2001:db8:113::22]:80"), Proto: policy.TCP, Scheduler: "wlc", Servers: []policy.ServerSpec{{Name: "rs1", Address: ap("[2001:db8:c0::10]:8080"), Weight: 1}}},
+			{Name: "near", Listen: policy.On(ap("203.0.113.22:80"), policy.TCP), Scheduler: "wlc", Servers: []policy.ServerSpec{{Name: "rs1", Address: ap("203.0.113.10:8080"), Weight: 1}}},
+			{Name: "far", Listen: policy.On(ap("[2001:db8:113::22]:80"), policy.TCP), Scheduler: "wlc", Servers: []policy.ServerSpec{{Name: "rs1", Address: ap("[2001:db8:c0::10]:8080"), Weight: 1}}},
 		}},
 		{"static MAC, mode last", "ports: [{type: tap, addresses: [203.0.113.2/24]}]\nservices: [{servers: [{address: 203.0.113.10, mac: 02:00:5e:10:00:0a}], listen: 203.0.113.22:80, name: web, mode: dr}]",
 			[]Port{tap("203.0.113.2/24")}, []policy.Spec{func() policy.Spec {
@@ -108,7 +108,7 @@ services:
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			want := base()
-			want.Ports, want.Services = tt.ports, tt.services
+			want.Ports, want.Services = tt.ports, normal(t, tt.services)
 			got, err := Parse("x.yaml", []byte(tt.yaml))
 			if err != nil {
 				t.Fatalf("%v\n%s", err, tt.yaml)

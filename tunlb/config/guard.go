@@ -6,7 +6,7 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// Bounds of the shape of a file. The deepest valid one has six levels and its largest map twelve keys.
+// Bounds of the shape of a file. The deepest valid one has six levels and its largest map eighteen keys.
 const (
 	maxDepth      = 32
 	maxKeys       = 64

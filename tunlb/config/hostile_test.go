@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -114,6 +115,9 @@ func FuzzParse(f *testing.F) {
 		if err == nil {
 			if cfg == nil || len(cfg.Ports) == 0 || len(cfg.Services)+len(cfg.Gateways) == 0 {
 				t.Errorf("accepted %q as %+v", data, cfg)
+			}
+			if err := WriteServices(io.Discard, cfg.Services); err != nil {
+				t.Errorf("accepted %q and cannot write it: %v", data, err)
 			}
 			return
 		}

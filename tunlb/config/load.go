@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+
+	"github.com/tunlb/tunlb/policy"
 )
 
 // maxSize bounds the file to some sixty thousand servers: the parser allocates about 150 bytes for each byte of YAML.
@@ -47,8 +49,22 @@ func Parse(name string, data []byte) (*Config, error) {
 		d.document(root)
 		d.check()
 	}
+	cfg := d.config()
+	if len(d.errs) == 0 {
+		d.normalize(cfg)
+	}
 	if len(d.errs) > 0 {
 		return nil, d.errs.sorted()
 	}
-	return d.config(), nil
+	return cfg, nil
+}
+
+// normalize fills in what the policy does. It has nothing to refuse: check has found that, with its place.
+func (d *decoder) normalize(cfg *Config) {
+	specs, err := policy.Normalize(cfg.Services)
+	if err != nil {
+		d.fail(pos{1, 1}, "services that contradict each other", err.Error(), "write them one by one to find out which; this is a fault of tunlb's, please report it")
+		return
+	}
+	cfg.Services = specs
 }

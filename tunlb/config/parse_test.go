@@ -1,11 +1,13 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -39,13 +41,23 @@ func base() *Config {
 			MTU:       1500, Offload: "auto",
 		}},
 		Services: []policy.Spec{{
-			Name: "web", Listen: ap("203.0.113.22:80"), Proto: policy.TCP, Mode: policy.NAT, Scheduler: "wlc",
+			Name: "web", Listen: policy.On(ap("203.0.113.22:80"), policy.TCP), Mode: policy.NAT, Scheduler: "wlc",
 			Servers: []policy.ServerSpec{{Name: "rs1", Address: ap("192.168.0.10:80"), Weight: 1}},
 		}},
 		Control:  Control{Mode: 0o600},
 		Flows:    Flows{Max: 1_000_000},
 		Timeouts: DefaultTimeouts(),
 	}
+}
+
+// normal fills in what the policy does.
+func normal(t *testing.T, specs []policy.Spec) []policy.Spec {
+	t.Helper()
+	specs, err := policy.Normalize(specs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return specs
 }
 
 const web = "services: [{name: web, listen: 203.0.113.22:80, servers: [192.168.0.10]}]\n"
@@ -60,7 +72,7 @@ func TestParseAccepts(t *testing.T) {
 		{"directive and document end", "%YAML 1.2\n---\n" + web + "...\n", func(*Config) {}},
 		{"windows line ends", strings.ReplaceAll("control:\n  mode: 0660\n"+web, "\n", "\r\n"), func(c *Config) { c.Control.Mode = 0o660 }},
 		{"json", `{"services": [{"name": "web", "listen": "203.0.113.22:80", "servers": ["192.168.0.10"]}]}`, func(*Config) {}},
-		{"control", "control: {socket: /run//tunlb.sock, mode: \"0660\"}\n" + web, func(c *Config) { c.Control = Control{"/run/tunlb.sock", 0o660} }},
+		{"control", "control: {socket: /run//tunlb.sock, mode: \"0660\"}\n" + web, func(c *Config) { c.Control = Control{Socket: "/run/tunlb.sock", Mode: 0o660} }},
 		{"flows", "flows: {max: 2_000_000}\n" + web, func(c *Config) { c.Flows.Max = 2_000_000 }},
 		{"timeouts", "timeouts: {established: 1h30m, syn_ack: 500ms}\n" + web, func(c *Config) {
 			c.Timeouts.Established, c.Timeouts.SynAck = 90*time.Minute, 500*time.Millisecond
@@ -69,8 +81,8 @@ func TestParseAccepts(t *testing.T) {
 			func(c *Config) {
 				c.Services[0].Name = "203.0.113.22:80/tcp"
 				c.Services = append(c.Services, policy.Spec{
-					Name: "[2001:db8::22]:53/udp", Listen: ap("[2001:db8::22]:53"), Proto: policy.UDP, Scheduler: "wlc",
-					Servers: []policy.ServerSpec{{Name: "rs1", Address: ap("[2001:db8::10]:53"), Weight: 1}, {Name: "rs2", Address: ap("[2001:db8::10]:5353"), Weight: 1}},
+					Name: "[2001:db8::22]:53/udp", Listen: policy.On(ap("[2001:db8::22]:53"), policy.UDP), Scheduler: "wlc",
+					Mode: policy.NAT, Servers: []policy.ServerSpec{{Name: "rs1", Address: ap("[2001:db8::10]:53"), Weight: 1}, {Name: "rs2", Address: ap("[2001:db8::10]:5353"), Weight: 1}},
 				})
 			}},
 		{"colons in a list in braces", "services: [{name: web, listen: 203.0.113.22:80, servers: [192.168.0.10:80, 192.168.0.11:8080 ]}]\nports: [{addresses: [10.255.0.1/30, fd00:7474::1/126], routes: [0.0.0.0/0, ::/0]}]",
@@ -87,7 +99,7 @@ func TestParseAccepts(t *testing.T) {
 		{"tcp and udp on one VIP and port", "services:\n- {name: web, listen: 203.0.113.22:80, servers: [192.168.0.10]}\n- {name: h3, listen: 203.0.113.22:80/udp, servers: [192.168.0.10]}",
 			func(c *Config) {
 				h3 := c.Services[0]
-				h3.Name, h3.Proto = "h3", policy.UDP
+				h3.Name, h3.Listen = "h3", policy.On(ap("203.0.113.22:80"), policy.UDP)
 				c.Services = append(c.Services, h3)
 			}},
 		{"gateway only", "gateway: [{inside: 192.168.0.0/24, masquerade: 198.51.100.1}]", func(c *Config) {
@@ -125,10 +137,10 @@ func TestParseAccepts(t *testing.T) {
 `, func(c *Config) {
 			web := c.Services[0]
 			alt, third, fourth := web, web, web
-			alt.Name, alt.Listen = "alt", ap("203.0.113.22:8080")
-			third.Name, third.Listen, third.Scheduler = "third", ap("203.0.113.22:81"), "rr"
+			alt.Name, alt.Listen = "alt", policy.On(ap("203.0.113.22:8080"), policy.TCP)
+			third.Name, third.Listen, third.Scheduler = "third", policy.On(ap("203.0.113.22:81"), policy.TCP), "rr"
 			third.Servers = []policy.ServerSpec{{Name: "rs1", Address: ap("192.168.0.10:80"), Weight: 5}}
-			fourth.Name, fourth.Listen = "fourth", ap("203.0.113.22:82")
+			fourth.Name, fourth.Listen = "fourth", policy.On(ap("203.0.113.22:82"), policy.TCP)
 			c.Services = []policy.Spec{web, alt, third, fourth}
 		}},
 		{"string tag", "ports: [{name: !!str 10, addresses: [10.255.0.1/30, 'fd00:7474::1/126']}]\n" + web, func(c *Config) { c.Ports[0].Name = "10" }},
@@ -137,6 +149,7 @@ func TestParseAccepts(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			want := base()
 			tt.change(want)
+			want.Services = normal(t, want.Services)
 			got, err := Parse("x.yaml", []byte(tt.yaml))
 			if err != nil {
 				t.Fatalf("%v\n%s", err, tt.yaml)
@@ -177,6 +190,7 @@ func TestParseSample(t *testing.T) {
 	}
 	want.Gateways = []Gateway{{pfx("192.168.0.0/24"), adr("198.51.100.1"), 61000, 65534}}
 	want.Control.Socket = "/run/tunlb.sock"
+	want.Services = normal(t, want.Services)
 	got, err := Parse("tunlb.yaml", []byte(sample))
 	if err != nil {
 		t.Fatal(err)
@@ -195,6 +209,26 @@ func TestExample(t *testing.T) {
 	want := base()
 	if diff := cmp.Diff(want.Ports, got.Ports[:1], compareNetip); diff != "" {
 		t.Errorf("the TUN is not the default (-want +got):\n%s", diff)
+	}
+	h := got.Services[0].Health
+	if h.Interval != DefaultHealthInterval || h.Timeout != DefaultHealthTimeout || h.Rise != DefaultRise || h.Fall != DefaultFall {
+		t.Errorf("the health is not the default one: %+v", h)
+	}
+	text, err := os.ReadFile("example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range policy.Schedulers() {
+		if !regexp.MustCompile(`scheduler: .*#.*\b` + name + `\b`).Match(text) {
+			t.Errorf("the scheduler %s is missing", name)
+		}
+	}
+	for _, keys := range []map[string][]string{fitting, {"tcp": nil, "https": nil, "icmp": nil}} {
+		for name := range keys {
+			if !bytes.Contains(text, []byte(name)) && name != "insecure" && name != "send_binary" {
+				t.Errorf("the key or type %s is missing", name)
+			}
+		}
 	}
 	if got.Timeouts != want.Timeouts || got.Flows != want.Flows {
 		t.Errorf("got %+v and %+v, want the defaults %+v and %+v", got.Timeouts, got.Flows, want.Timeouts, want.Flows)

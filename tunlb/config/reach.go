@@ -3,17 +3,19 @@ package config
 import (
 	"fmt"
 	"net/netip"
+
+	"github.com/tunlb/tunlb/policy"
 )
 
-// checkReach finds servers that no port leads to. A port with default routes leads everywhere. VIPs are tunlb's own.
+// checkReach finds servers that no port leads to; for those with mode dr see checkDirect. A port with default routes leads everywhere. VIPs are tunlb's own.
 func (d *decoder) checkReach(s *service, routes routeTable) {
-	for i, server := range s.Servers {
+	for _, server := range s.all() {
 		a := server.Address.Addr()
-		if !a.IsValid() {
+		if !a.IsValid() || server.mode == policy.DR {
 			continue
 		}
 		if _, _, ok := routes.lookup(a); !ok {
-			d.fail(s.serverAt[i].address, fmt.Sprintf("no route to the server %s", a), "no port has a prefix with it",
+			d.fail(server.at.address, fmt.Sprintf("no route to the server %s", a), "no port has a prefix with it",
 				fmt.Sprintf("add %s/%d%s to the routes of the port that leads there", a, a.BitLen(), d.viaSomebody()))
 		}
 	}

@@ -53,7 +53,7 @@ func (s *Segment) OnLink(a netip.Addr) bool {
 }
 
 // checkSegments finds the contradictions within each segment. Its ports must have been read without errors.
-func (d *decoder) checkSegments(segments []Segment, routes routeTable, own map[netip.Addr]string, vips map[netip.Addr][]*service) {
+func (d *decoder) checkSegments(segments []Segment, routes routeTable, own map[netip.Addr]string, vips map[netip.Addr]pos) {
 	for i := range segments {
 		s := &segments[i]
 		if d.ports[s.Ports[0]].Side != "" {
@@ -65,8 +65,8 @@ func (d *decoder) checkSegments(segments []Segment, routes routeTable, own map[n
 		for _, n := range s.Ports {
 			p := &d.ports[n]
 			for j, r := range p.Via {
-				if of := vips[r.Via]; len(of) > 0 {
-					d.fail(p.routeAt[j], fmt.Sprintf("next hop %s is the VIP in line %d", r.Via, of[0].listenAt.line), "that is tunlb itself", "write the router's address")
+				if vip, known := vips[r.Via]; known {
+					d.fail(p.routeAt[j], fmt.Sprintf("next hop %s is the VIP in line %d", r.Via, vip.line), "that is tunlb itself", "write the router's address")
 				} else if what := own[r.Via]; what != "" {
 					d.fail(p.routeAt[j], fmt.Sprintf("next hop %s is %s", r.Via, what), "that is tunlb itself", "write the router's address")
 				} else {

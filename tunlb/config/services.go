@@ -2,35 +2,25 @@ package config
 
 import (
 	"fmt"
-	"net/netip"
-	"strings"
 
 	"github.com/tunlb/tunlb/policy"
 )
 
+// maxQuorum is the largest sum of weights that anybody needs.
+const maxQuorum = 1<<31 - 1
+
 // service is a service with the places of what the checks compare.
 type service struct {
 	policy.Spec
-	at, nameAt, listenAt, modeAt pos
-	implied                      bool          // the name is made of Listen
-	badMode                      bool          // the mode could not be read
-	serverAt                     []serverPlace // parallel to Servers
+	at, nameAt, listenAt, modeAt        pos
+	onePacketAt, quorumAt               pos // valid iff the file has these
+	placeAt                             []pos
+	implied                             bool          // the name is made of Listen
+	badMode, badPersistence, badServers bool          // could not be read
+	serverAt                            []serverPlace // parallel to Servers
+	sorryAt                             serverPlace
+	check                               healthPlace
 }
-
-type serverPlace struct{ name, address, mac pos }
-
-// protocols are the transports of this version.
-var protocols = map[string]uint8{"tcp": policy.TCP, "udp": policy.UDP}
-
-func protocolName(proto uint8) string {
-	if proto == policy.UDP {
-		return "udp"
-	}
-	return "tcp"
-}
-
-// listenText is VIP:port/protocol as in the file.
-func (s *service) listenText() string { return s.Listen.String() + "/" + protocolName(s.Proto) }
 
 func (d *decoder) decodeServices(n *node) {
 	if n.empty() {
@@ -41,107 +31,124 @@ func (d *decoder) decodeServices(n *node) {
 
 func (d *decoder) decodeService(n *node) {
 	s := service{at: n.at, nameAt: n.at, listenAt: n.at, modeAt: n.at}
-	s.Scheduler = DefaultScheduler
+	s.Scheduler, s.Mode = DefaultScheduler, policy.NAT
+	later := func(*node) {} // those that depend on what other keys say
 	ok := d.decode(n, "a service", []key{
 		{name: "name", decode: func(n *node) { s.nameAt = n.at; s.Name, _ = d.label(n, "name") }},
 		{name: "listen", decode: func(n *node) { d.decodeListen(n, &s) }},
 		{name: "mode", decode: func(n *node) { d.decodeServiceMode(n, &s) }},
 		{name: "scheduler", decode: func(n *node) { s.Scheduler = d.decodeScheduler(n) }},
-		{name: "servers", decode: func(*node) {}}, // after listen and mode, on which they depend
-		{name: "persistence", later: "every connection is scheduled by itself"},
-		{name: "health", later: "servers are not checked; weight: 0 takes one out by hand"},
+		{name: "flags", decode: later},
+		{name: "persistence", decode: later},
+		{name: "one_packet", decode: func(n *node) { s.onePacketAt = n.at; s.OnePacket, _ = d.boolean(n, "one_packet") }},
+		{name: "timeouts", decode: func(n *node) { d.decodeTimeouts(n, &s.Timeouts) }},
+		{name: "on_delete", decode: func(n *node) { s.Keep = d.decodeOnDelete(n) }},
+		{name: "health", decode: later},
+		{name: "on_failure", decode: later},
+		{name: "slow_start", decode: later},
+		{name: "quorum", decode: func(n *node) { s.quorumAt = n.at; s.Quorum, _ = d.number(n, "quorum", 1, maxQuorum) }},
+		{name: "sorry_server", decode: later},
+		{name: "servers", decode: later},
 	})
 	if !ok {
 		return
 	}
-	if n.field("listen") == nil {
-		d.fail(n.at, `service without "listen"`, "it has no address that clients could connect to", "write listen: VIP:port/proto")
-	}
-	if f := n.field("servers"); f == nil {
-		d.fail(n.at, `service without "servers"`, "nobody would answer", "write servers: [IP:port, ...]")
-	} else if f.value != nil && f.value.kind != null {
-		d.items(f.value, "servers", maxItems, func(n *node) { d.decodeServer(n, &s) })
-	}
-	if s.Name == "" && s.Listen.IsValid() {
-		s.Name, s.nameAt, s.implied = s.listenText(), s.listenAt, true
-	}
+	d.finishService(n, &s)
 	d.services = append(d.services, s)
 }
 
-func (d *decoder) decodeListen(n *node, s *service) {
-	s.listenAt = n.at
-	text, ok := d.str(n, "listen")
-	if !ok {
-		return
+// finishService reads what depends on other keys, wherever these stand, and finds what is missing.
+func (d *decoder) finishService(n *node, s *service) {
+	if n.field("listen") == nil {
+		d.fail(n.at, `service without "listen"`, "it has no address that clients could connect to", "write listen: VIP:port/proto")
 	}
-	address, proto, found := strings.Cut(text, "/")
-	if !found {
-		proto = "tcp"
+	if n.field("servers") == nil {
+		d.fail(n.at, `service without "servers"`, "nobody would answer", "write servers: [IP:port, ...]")
 	}
-	number, known := protocols[proto]
-	if !known {
-		what := fmt.Sprintf("listen %s has the protocol %s", quote(text), quote(proto))
-		d.fail(n.at, what, "this version has tcp and udp", suggest(proto, []string{"tcp", "udp"}))
+	for _, k := range []struct {
+		name   string
+		decode func(*node)
+	}{
+		{"flags", func(n *node) { d.decodeFlags(n, s) }},
+		{"persistence", func(n *node) { d.decodePersistence(n, s) }},
+		{"servers", func(n *node) {
+			before := len(d.errs)
+			d.items(n, "servers", maxItems, func(n *node) { d.decodeServer(n, s) })
+			s.badServers = len(d.errs) > before || n.broken
+		}},
+		{"sorry_server", func(n *node) { d.decodeSorry(n, s) }},
+		{"health", func(n *node) { d.decodeHealth(n, s) }},
+		{"on_failure", func(n *node) { d.decodeOnFailure(n, s) }},
+		{"slow_start", func(n *node) { d.decodeSlowStart(n, s) }},
+	} {
+		if f := n.field(k.name); f != nil && f.value != nil && f.value.kind != null {
+			k.decode(f.value)
+		}
 	}
-	listen, ok := d.addrPort(n.at, "listen", address, 0)
-	if ok && known {
-		s.Listen, s.Proto = listen, number
+	if s.Name == "" && s.listens() {
+		s.Name, s.nameAt, s.implied = s.Listen[0].String(), s.placeAt[0], true
 	}
 }
 
 func (d *decoder) decodeServiceMode(n *node, s *service) {
-	names := []string{policy.NAT.String(), policy.FullNAT.String(), policy.DR.String()}
-	name, ok := d.choice(n, "mode", names, []string{"tunnel", "http"})
+	mode, ok := d.mode(n)
 	s.modeAt, s.badMode = n.at, !ok
-	s.Mode, _ = policy.ParseMode(name)
+	if ok {
+		s.Mode = mode
+	}
 }
 
-func (d *decoder) decodeScheduler(n *node) string {
-	later := []string{"sh", "dh", "sed", "nq", "lblc", "lblcr", "fo", "ovf", "mh", "twos"}
-	name, ok := d.choice(n, "scheduler", policy.Schedulers(), later)
+// mode reads how packets reach a server.
+func (d *decoder) mode(n *node) (policy.Mode, bool) {
+	names := []string{policy.NAT.String(), policy.FullNAT.String(), policy.DR.String()}
+	name, ok := d.choice(n, "mode", names, []string{policy.Tunnelled.String(), "http"})
 	if !ok {
-		return DefaultScheduler
+		return 0, false
 	}
-	return name
+	return policy.ParseMode(name)
 }
 
-// decodeServer reads a map or, for short, only the address.
-func (d *decoder) decodeServer(n *node, s *service) {
-	server := policy.ServerSpec{Name: fmt.Sprintf("rs%d", len(s.Servers)+1), Weight: 1}
-	place := serverPlace{name: n.at, address: n.at, mac: n.at}
-	address := func(n *node) {
-		place.address = n.at
-		if text, ok := d.str(n, "address"); ok {
-			server.Address = d.serverAddress(n.at, text, s)
-		}
-	}
-	if n.kind == text {
-		address(n)
-	} else {
-		ok := d.decode(n, "a server", []key{
-			{name: "name", decode: func(n *node) {
-				if name, ok := d.label(n, "name"); ok {
-					server.Name, place.name = name, n.at
-				}
-			}},
-			{name: "address", decode: address},
-			{name: "weight", decode: func(n *node) { server.Weight, _ = d.number(n, "weight", 0, 65535) }},
-			{name: "mac", unfit: s.unfitMAC(), decode: func(n *node) { place.mac = n.at; server.MAC = d.mac(n, "mac") }},
-		})
-		if ok && n.field("address") == nil {
-			d.fail(n.at, `server without "address"`, "it cannot be reached", "write address: IP:port")
-		}
-	}
-	s.Servers = append(s.Servers, server)
-	s.serverAt = append(s.serverAt, place)
+// decodeOnDelete says whether connections to deleted servers are kept.
+func (d *decoder) decodeOnDelete(n *node) bool {
+	s, _ := d.choice(n, "on_delete", []string{"reset", "keep"}, nil)
+	return s == "keep"
 }
 
-// serverAddress has the service's port if it has none itself; any port will do to go on if that one is unknown.
-func (d *decoder) serverAddress(at pos, text string, s *service) netip.AddrPort {
-	port := s.Listen.Port()
-	if port == 0 {
-		port = 1
+func (d *decoder) checkServiceNames() {
+	first := make(map[string]*service)
+	for i := range d.services {
+		s := &d.services[i]
+		switch f := first[s.Name]; {
+		case s.Name == "":
+		case f == nil:
+			first[s.Name] = s
+		case f.implied && s.implied: // checkListen has it
+		default:
+			d.doubled(s.nameAt, "service name "+quote(s.Name), f.nameAt, "write another name")
+		}
 	}
-	address, _ := d.addrPort(at, "address", text, port)
-	return address
+}
+
+// checkScheduling finds what does not fit the service's protocols and servers.
+func (d *decoder) checkScheduling(s *service) {
+	for _, l := range s.Listen {
+		if s.OnePacket && l.Proto != policy.UDP {
+			d.fail(s.onePacketAt, fmt.Sprintf("one_packet in a service on %s", l), "a connection of TCP is one whole; only datagrams can be scheduled each by itself", "remove the key or write "+onUDP(l).String())
+			break
+		}
+	}
+	sum := 0
+	for _, server := range s.Servers {
+		sum += server.Weight
+	}
+	if most := max(1, sum); s.Quorum > most && !s.badServers {
+		d.fail(s.quorumAt, fmt.Sprintf("quorum %d is more than all servers have", s.Quorum),
+			fmt.Sprintf("the sum of their weights is %d, so that they would never serve", sum), fmt.Sprintf("write a number from 1 to %d", most))
+	}
+}
+
+// onUDP is the same place with the other protocol.
+func onUDP(l policy.Listen) policy.Listen {
+	l.Proto = policy.UDP
+	return l
 }

@@ -4,57 +4,168 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
+	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/tunlb"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// asPeer makes the test binary be a client of the socket that the variable names.
+const asPeer = "TUNLB_TEST_AS_PEER"
+
+func bePeer() int {
+	_, err := NewClient(os.Getenv(asPeer)).Status(context.Background())
+	fmt.Print(err)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, os.ErrPermission):
+		return 3
+	}
+	return 1
+}
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asPeer) != "" {
+		os.Exit(bePeer())
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // daemon answers from a script.
 type daemon struct {
 	conns  int
 	reload ReloadResult
+	order  error // of Order
+	lvs
+
+	mu        sync.Mutex
+	calls     []string            // of Order and Kill
+	filter    tunlb.ConnFilter    // the last one
+	events    []tunlb.Event       // known
+	more      chan tunlb.Event    // to come
+	following chan struct{}       // gets one when a follower has seen all, and one when it is gone
+	dead      map[string]struct{} // IDs that Kill doesn't find
 }
 
 func (d *daemon) Info() Info { return Info{Version: "test", PID: 42, Config: "/etc/tunlb.yaml"} }
 func (d *daemon) Status() tunlb.Status {
-	return tunlb.Status{Services: []tunlb.ServiceStatus{{Name: "web", Listen: netip.MustParseAddrPort("[2001:db8::22]:80")}}, Drops: map[string]uint64{"land": 3}}
+	return tunlb.Status{
+		Services: []tunlb.ServiceStatus{{
+			Name: "web", Listen: policy.On(netip.MustParseAddrPort("[2001:db8::22]:80"), policy.TCP),
+			Servers: []tunlb.ServerStatus{{Name: "rs1", Address: netip.MustParseAddrPort("[2001:db8:1::10]:8080"), Health: "up", Since: time.Unix(1, 0)}},
+		}},
+		Ports: []tunlb.PortStatus{{Name: "tunlb0", MTU: 1500}},
+		Drops: map[string]uint64{"land": 3},
+	}
 }
 
-func (d *daemon) Conns(visit func(tunlb.Conn) bool) {
+func (d *daemon) Conns(filter tunlb.ConnFilter, visit func(tunlb.Conn) bool) {
+	d.mu.Lock()
+	d.filter = filter
+	d.mu.Unlock()
 	for i := range d.conns {
-		if !visit(tunlb.Conn{Protocol: "tcp", Client: netip.AddrPortFrom(netip.MustParseAddr("198.51.100.7"), uint16(i))}) {
+		if !visit(conn(i)) {
 			return
 		}
 	}
 }
 
-func (d *daemon) Reload(context.Context) ReloadResult { return d.reload }
+// conn is the i-th connection; every other one is of IPv6.
+func conn(i int) tunlb.Conn {
+	client, vip := netip.MustParseAddr("198.51.100.7"), netip.MustParseAddrPort("203.0.113.22:80")
+	if i%2 == 1 {
+		client, vip = netip.MustParseAddr("2001:db8:2::7"), netip.MustParseAddrPort("[2001:db8::22]:80")
+	}
+	return tunlb.Conn{Protocol: "tcp", State: "ESTABLISHED", Client: netip.AddrPortFrom(client, uint16(i)), VIP: vip, Server: vip}
+}
+
+func (d *daemon) Events(ctx context.Context, since uint64, follow bool, visit func(tunlb.Event) bool) {
+	for _, ev := range d.events {
+		if ev.Seq > since && !visit(ev) {
+			return
+		}
+	}
+	if !follow {
+		return
+	}
+	defer func() { d.following <- struct{}{} }()
+	d.following <- struct{}{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case ev := <-d.more:
+			if !visit(ev) {
+				return
+			}
+		}
+	}
+}
+
+func (d *daemon) Order(o tunlb.ServerOrder) ([]tunlb.Event, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.calls = append(d.calls, fmt.Sprintf("%+v", o))
+	if d.order != nil {
+		return nil, d.order
+	}
+	return []tunlb.Event{{Seq: 1, Kind: o.Do + "ed", Service: o.Service, Server: o.Server}}, nil
+}
+
+func (d *daemon) Kill(id string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, gone := d.dead[id]; gone {
+		return fmt.Errorf("%s: %w", id, tunlb.ErrNoConn)
+	}
+	d.calls = append(d.calls, id)
+	return nil
+}
+
+func (d *daemon) Reload(context.Context, bool) ReloadResult { return d.reload }
+
+// asked are the calls so far.
+func (d *daemon) asked() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	calls := d.calls
+	d.calls = nil
+	return calls
+}
 
 // serve runs a server on a socket of its own until the test ends.
 func serve(t *testing.T, d Daemon) (path string) {
 	t.Helper()
+	path, _ = serveFor(t, d, Allow{}, zerolog.Nop())
+	return path
+}
+
+func serveFor(t *testing.T, d Daemon, allow Allow, log zerolog.Logger) (path string, stop func()) {
+	t.Helper()
 	path = filepath.Join(t.TempDir(), "c.sock")
-	l, err := Listen(path, 0o600)
+	l, err := Listen(path, 0o600, allow)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- Serve(ctx, l, d, zerolog.Nop()) }()
-	t.Cleanup(func() {
+	go func() { ended <- Serve(ctx, l, d, log) }()
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
@@ -63,7 +174,8 @@ func serve(t *testing.T, d Daemon) (path string) {
 			t.Error("the socket is still there")
 		}
 	})
-	return path
+	t.Cleanup(stop)
+	return path, stop
 }
 
 func TestCalls(t *testing.T) {
@@ -74,14 +186,14 @@ func TestCalls(t *testing.T) {
 		t.Errorf("mode: %v, %v, want 0600", info.Mode(), err)
 	}
 	s, err := c.Status(t.Context())
-	if err != nil || s.Daemon.PID != 42 || s.Services[0].Listen.String() != "[2001:db8::22]:80" || s.Drops["land"] != 3 {
+	if err != nil || s.Daemon.PID != 42 || s.Services[0].Listen[0].String() != "[2001:db8::22]:80/tcp" || s.Drops["land"] != 3 {
 		t.Errorf("status: %+v, %v", s, err)
 	}
 	for limit, want := range map[int]int{-1: 5, 0: 0, 3: 3, 9: 5} {
 		got := 0
-		err := c.Conns(t.Context(), limit, func(conn tunlb.Conn) error {
-			if conn.Client.Port() != uint16(got) || conn.Source.IsValid() {
-				t.Errorf("connection %d: %+v", got, conn)
+		err := c.Conns(t.Context(), tunlb.ConnFilter{}, limit, func(line Conn) error {
+			if line.Conn != conn(got) || line.ID != line.Conn.ID() {
+				t.Errorf("connection %d: %+v", got, line)
 			}
 			got++
 			return nil
@@ -91,31 +203,179 @@ func TestCalls(t *testing.T) {
 		}
 	}
 	enough := errors.New("enough")
-	if err := c.Conns(t.Context(), -1, func(tunlb.Conn) error { return enough }); err != enough {
+	if err := c.Conns(t.Context(), tunlb.ConnFilter{}, -1, func(Conn) error { return enough }); err != enough {
 		t.Errorf("a visitor's error: %v", err)
 	}
-	d.reload = ReloadResult{Changes: []string{"+ service web"}}
-	if r, err := c.Reload(t.Context()); err != nil || len(r.Changes) != 1 {
-		t.Errorf("reload: %+v, %v", r, err)
+	for _, network := range []string{"198.51.100.0/24", "2001:db8:2::/64"} {
+		filter := tunlb.ConnFilter{Service: "203.0.113.22:80/tcp", Server: "[2001:db8:1::10]:80", Client: netip.MustParsePrefix(network), Templates: true}
+		if err := c.Conns(t.Context(), filter, -1, func(Conn) error { return nil }); err != nil || d.filter != filter {
+			t.Errorf("filter: %+v, %v, want %+v", d.filter, err, filter)
+		}
+	}
+	for _, dry := range []bool{false, true} {
+		d.reload = ReloadResult{Changes: []string{"+ service web"}}
+		if r, err := c.Reload(t.Context(), dry); err != nil || len(r.Changes) != 1 || r.DryRun != dry {
+			t.Errorf("reload: %+v, %v", r, err)
+		}
 	}
 	d.reload = ReloadResult{Errors: []string{"tunlb.yaml:1:1: bad"}, Invalid: true}
-	if r, err := c.Reload(t.Context()); err != nil || !r.Invalid || r.Errors[0] != "tunlb.yaml:1:1: bad" {
+	if r, err := c.Reload(t.Context(), false); err != nil || !r.Invalid || r.Errors[0] != "tunlb.yaml:1:1: bad" {
 		t.Errorf("refused reload: %+v, %v", r, err)
+	}
+}
+
+func TestOrders(t *testing.T) {
+	d := &daemon{}
+	c := NewClient(serve(t, d))
+	for _, order := range []tunlb.ServerOrder{
+		{Server: "rs1", Do: "drain"},
+		{Service: "web", Server: "[2001:db8:1::10]:80", Do: "undrain"},
+		{Server: "rs1", Do: "weight", Weight: 0},
+		{Server: "192.168.0.10", Do: "weight", Weight: policy.MaxWeight},
+	} {
+		events, err := c.Order(t.Context(), order)
+		if calls := d.asked(); err != nil || len(events) != 1 || events[0].Server != order.Server || !slices.Equal(calls, []string{fmt.Sprintf("%+v", order)}) {
+			t.Errorf("%+v: %v, %v, calls %q", order, events, err, calls)
+		}
+	}
+	for engine, want := range map[error]int{
+		fmt.Errorf("rs9: %w", tunlb.ErrNoServer): 404, fmt.Errorf("nothing: %w", tunlb.ErrNoService): 404, errors.New("disk on fire"): 500,
+	} {
+		d.order = engine
+		var refused *Error
+		if _, err := c.Order(t.Context(), tunlb.ServerOrder{Server: "rs9", Do: "drain"}); !errors.As(err, &refused) || refused.Status != want || refused.Message != engine.Error() {
+			t.Errorf("the engine says %v: %+v, want status %d", engine, err, want)
+		}
+	}
+}
+
+// TestKill: by ID, by filter, and what has ended by itself meanwhile is nobody's error.
+func TestKill(t *testing.T) {
+	d := &daemon{conns: 3, dead: map[string]struct{}{conn(1).ID(): {}}}
+	c := NewClient(serve(t, d))
+	if err := c.Kill(t.Context(), conn(0).ID()); err != nil || !slices.Equal(d.asked(), []string{conn(0).ID()}) {
+		t.Errorf("kill one: %v", err)
+	}
+	var refused *Error
+	if err := c.Kill(t.Context(), conn(1).ID()); !errors.As(err, &refused) || refused.Status != 404 {
+		t.Errorf("kill what is gone: %v", err)
+	}
+	n, err := c.KillAll(t.Context(), tunlb.ConnFilter{Server: "rs1"})
+	if calls := d.asked(); err != nil || n != 2 || !slices.Equal(calls, []string{conn(0).ID(), conn(2).ID()}) || d.filter.Server != "rs1" {
+		t.Errorf("kill a server's: %d, %v, calls %q, filter %+v", n, err, calls, d.filter)
+	}
+	// A forgotten filter is no filter that takes all.
+	if n, err := c.KillAll(t.Context(), tunlb.ConnFilter{}); !errors.As(err, &refused) || refused.Status != 400 || n != 0 || len(d.asked()) != 0 {
+		t.Errorf("kill everything: %d, %v", n, err)
+	}
+}
+
+// TestEvents: those that are remembered, those that come, and the end from either side.
+func TestEvents(t *testing.T) {
+	d := &daemon{
+		events:    []tunlb.Event{{Seq: 1, Kind: "up"}, {Seq: 2, Kind: "down", Cause: "connection refused"}},
+		more:      make(chan tunlb.Event),
+		following: make(chan struct{}),
+	}
+	path, stop := serveFor(t, d, Allow{}, zerolog.Nop())
+	c := NewClient(path)
+	var got []uint64
+	collect := func(ev tunlb.Event) error { got = append(got, ev.Seq); return nil }
+	if err := c.Events(t.Context(), 0, false, collect); err != nil || !slices.Equal(got, []uint64{1, 2}) {
+		t.Errorf("all: %v, %v", got, err)
+	}
+	got = nil
+	if err := c.Events(t.Context(), 1, false, collect); err != nil || !slices.Equal(got, []uint64{2}) {
+		t.Errorf("since 1: %v, %v", got, err)
+	}
+
+	// An event is seen when it happens, and the client's end ends the server's side of it.
+	ctx, cancel := context.WithCancel(t.Context())
+	seen, ended := make(chan uint64), make(chan error)
+	follow := func() {
+		ended <- c.Events(ctx, 2, true, func(ev tunlb.Event) error { seen <- ev.Seq; return nil })
+	}
+	go follow()
+	<-d.following
+	for seq := range uint64(3) {
+		d.more <- tunlb.Event{Seq: seq}
+		if s := <-seen; s != seq {
+			t.Errorf("got event %d, want %d", s, seq)
+		}
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("a client that goes away: %v", err)
+	}
+	<-d.following
+
+	// The daemon's end is a clean one for who follows, and waits for nobody.
+	ctx = t.Context()
+	go follow()
+	<-d.following
+	begun := time.Now()
+	go stop()
+	<-d.following
+	if err := <-ended; err != nil {
+		t.Errorf("the daemon ends: %v", err)
+	}
+	stop()
+	if took := time.Since(begun); took >= shutdownGrace {
+		t.Errorf("the end took %v: it has waited for a follower", took)
 	}
 }
 
 // TestBadRequests: what is no call gets an answer that says so, and the server lives on.
 func TestBadRequests(t *testing.T) {
-	path := serve(t, &daemon{})
+	d := &daemon{conns: 3}
+	path := serve(t, d)
 	h := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", path)
 	}}}
-	for request, want := range map[string]int{
-		"GET /": 404, "GET /v1/nothing": 404, "POST /v1/status": 405, "GET /v1/reload": 405,
-		"GET /v1/conns?limit=many": 400, "GET /v1/conns?limit=-1": 400,
+	for _, test := range []struct {
+		request string // method, URL, body
+		want    int
+		says    string
+	}{
+		{"GET /", 404, "docs/api.md"},
+		{"GET /v1/nothing", 404, "/v1/nothing"},
+		{"GET /v1/status/", 404, ""},
+		{"POST /v1/status", 405, "GET does"},
+		{"GET /v1/reload", 405, "POST does"},
+		{"PUT /v1/conns", 405, "DELETE or GET does"},
+		{"GET /v1/status?verbose=1", 400, `"verbose": there is none`},
+		{"GET /v1/conns?limit=many", 400, "limit"},
+		{"GET /v1/conns?limit=-1", 400, "limit"},
+		{"GET /v1/conns?colour=red", 400, "want service, server, client, templates, limit"},
+		{"GET /v1/conns?client=198.51.100.7/33", 400, "network"},
+		{"GET /v1/conns?client=2001:db8::/129", 400, "network"},
+		{"GET /v1/conns?client=fe80::1%25eth0", 400, "network"},
+		{"GET /v1/conns?client=", 400, "not empty"},
+		{"GET /v1/conns?server=a&server=b", 400, "one value"},
+		{"GET /v1/conns?templates=perhaps", 400, "templates=1"},
+		{"GET /v1/conns?%zz", 400, "parameters"},
+		{"DELETE /v1/conns", 400, "which?"},
+		{"DELETE /v1/conns?templates=1", 400, "which?"},
+		{"DELETE /v1/conns?server=", 400, "not empty"},
+		{"DELETE /v1/conns?id=x&server=rs1", 400, "one connection"},
+		{"GET /v1/events?since=-1", 400, "since"},
+		{"GET /v1/events?follow=yes", 400, "follow=1"},
+		{"POST /v1/reload?dry_run=maybe", 400, "dry_run=1"},
+		{"POST /v1/servers", 400, "body"},
+		{"POST /v1/servers []", 400, "body"},
+		{`POST /v1/servers {"server":"rs1","do":"drain"}{}`, 400, "more than one"},
+		{`POST /v1/servers {"server":"rs1","do":"drain","force":true}`, 400, "force"},
+		{`POST /v1/servers {"do":"drain"}`, 400, "server"},
+		{`POST /v1/servers {"server":"rs1","do":"stop"}`, 400, "want drain, undrain or weight"},
+		{`POST /v1/servers {"server":"rs1","do":"weight"}`, 400, "weight: want"},
+		{`POST /v1/servers {"server":"rs1","do":"weight","weight":-1}`, 400, "weight: want"},
+		{`POST /v1/servers {"server":"rs1","do":"weight","weight":2147483648}`, 400, "weight: want"},
+		{`POST /v1/servers {"server":"rs1","do":"drain","weight":1}`, 400, "goes with"},
+		{`POST /v1/servers {"server":"` + strings.Repeat("x", maxBodyBytes) + `"}`, 413, "longer"},
 	} {
-		method, url, _ := strings.Cut(request, " ")
-		req, err := http.NewRequest(method, "http://tunlb"+url, nil)
+		method, rest, _ := strings.Cut(test.request, " ")
+		url, body, _ := strings.Cut(rest, " ")
+		req, err := http.NewRequest(method, "http://tunlb"+url, strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -123,10 +383,15 @@ func TestBadRequests(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		text, _ := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		if resp.StatusCode != want {
-			t.Errorf("%s: status %d, want %d", request, resp.StatusCode, want)
+		var e Error
+		if err := json.Unmarshal(text, &e); err != nil || resp.StatusCode != test.want || !strings.Contains(e.Message, test.says) || resp.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%.80s: status %d, %s, want %d, %q", test.request, resp.StatusCode, text, test.want, test.says)
 		}
+	}
+	if calls := d.asked(); len(calls) > 0 {
+		t.Errorf("something was done: %q", calls)
 	}
 	// A request line without end costs the connection it is on, not the daemon's memory.
 	conn, err := net.Dial("unix", path)
@@ -155,7 +420,7 @@ func (endless) Read(p []byte) (int, error) {
 
 func TestListen(t *testing.T) {
 	path := serve(t, &daemon{})
-	if _, err := Listen(path, 0o600); err == nil || !strings.Contains(err.Error(), "another tunlb") {
+	if _, err := Listen(path, 0o600, Allow{}); err == nil || !strings.Contains(err.Error(), "another tunlb") {
 		t.Errorf("a socket in use: %v", err)
 	}
 	dir := t.TempDir()
@@ -163,7 +428,7 @@ func TestListen(t *testing.T) {
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(file, 0o600); err == nil {
+	if _, err := Listen(file, 0o600, Allow{}); err == nil {
 		t.Error("a file was taken for a socket")
 	}
 	if b, _ := os.ReadFile(file); string(b) != "precious" {
@@ -177,12 +442,12 @@ func TestListen(t *testing.T) {
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
-	if l, err = Listen(stale, 0o600); err != nil {
+	if l, err = Listen(stale, 0o600, Allow{}); err != nil {
 		t.Errorf("a stale socket: %v", err)
 	} else {
 		l.Close()
 	}
-	if _, err := Listen(filepath.Join(dir, "no", "such", "folder"), 0o600); err == nil {
+	if _, err := Listen(filepath.Join(dir, "no", "such", "folder"), 0o600, Allow{}); err == nil {
 		t.Error("no folder: no error")
 	}
 }
@@ -192,19 +457,6 @@ func TestNoDaemon(t *testing.T) {
 	_, err := NewClient(path).Status(t.Context())
 	if !errors.Is(err, ErrNoDaemon) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "tunlb run") {
 		t.Errorf("got %v, want ErrNoDaemon with place and next command", err)
-	}
-}
-
-// TestFormat pins names that programs rely on.
-func TestFormat(t *testing.T) {
-	b, err := json.Marshal(tunlb.Conn{Protocol: "udp", Expires: time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, key := range []string{"protocol", "state", "expires_ns", "client", "vip", "server", "in_bytes", "out_bytes"} {
-		if !strings.Contains(string(b), `"`+key+`":`) {
-			t.Errorf("no %s in %s", key, b)
-		}
 	}
 }
 

@@ -83,28 +83,51 @@ func removeStale(path string) (removed bool, err error) {
 
 // Listen makes the socket at path, or for "" at the first default place that can be had, with the
 // given permissions from its first instant. What a daemon that is gone left there is replaced; a
-// living daemon is an error.
-func Listen(path string, mode fs.FileMode) (net.Listener, error) {
+// living daemon is an error. Serve refuses all but root, the daemon's own user and those that allow adds;
+// for these the socket is open to everybody whatever the mode says, since the check is by name.
+func Listen(path string, mode fs.FileMode, allow Allow) (net.Listener, error) {
+	if !allow.none() {
+		if !checksPeers {
+			return nil, errNoPeers
+		}
+		mode |= 0o666
+	}
+	l, err := listen(path, mode)
+	if err != nil {
+		return nil, err
+	}
+	return &listener{l, allow}, nil
+}
+
+func listen(path string, mode fs.FileMode) (net.Listener, error) {
+	places, err := Places(path)
+	for _, place := range places {
+		l, e := listenAt(place, mode)
+		if e == nil || path != "" || !errors.Is(e, fs.ErrPermission) {
+			return l, e
+		}
+		err = errors.Join(err, e)
+	}
+	return nil, fmt.Errorf("no place for the control socket: %w; name one: control: {socket: PATH}", err)
+}
+
+// Places are where Listen tries to make the socket, best first: path alone, or for "" those default ones whose
+// folders can be had. The error is about the others.
+func Places(path string) (places []string, err error) {
 	if path != "" {
-		return listenAt(path, mode)
+		return []string{path}, nil
 	}
-	var errs []error
 	for _, place := range DefaultSockets() {
-		err := os.MkdirAll(filepath.Dir(place), 0o755)
-		if err == nil {
-			err = trusted(filepath.Dir(place))
+		e := os.MkdirAll(filepath.Dir(place), 0o755)
+		if e == nil {
+			e = trusted(filepath.Dir(place))
 		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		if e == nil {
+			places = append(places, place)
 		}
-		l, err := listenAt(place, mode)
-		if err == nil || !errors.Is(err, fs.ErrPermission) {
-			return l, err
-		}
-		errs = append(errs, err)
+		err = errors.Join(err, e)
 	}
-	return nil, fmt.Errorf("no place for the control socket: %w; name one: control: {socket: PATH}", errors.Join(errs...))
+	return places, err
 }
 
 func listenAt(path string, mode fs.FileMode) (net.Listener, error) {

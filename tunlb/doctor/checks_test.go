@@ -50,6 +50,16 @@ const oneFamilyFile = `ports: [{name: tap0, type: tap, bridge: br0, addresses: [
 services: [{name: web, listen: "203.0.113.22:80/tcp", mode: dr, servers: [203.0.113.10]}]
 `
 
+// wideFile has what a service may have more than one of.
+const wideFile = `ports: [{addresses: [10.255.0.1/30, "fd00:7474::1/126"]}, {name: tap0, type: tap, bridge: br0, addresses: [203.0.113.2/24, "2001:db8:113::2/64"]}]
+services:
+  - {name: near, listen: ["203.0.113.22:80", "203.0.113.23:8000-8100/udp"], mode: dr, servers: [{name: rs1, address: 203.0.113.10}, {name: rs2, address: 203.0.113.11, mode: fullnat}]}
+  - {name: near6, listen: ["[2001:db8:113::22]:80", "[2001:db8:113::23]:0"], persistence: 5m, mode: dr, servers: [{name: rs1, address: "2001:db8:113::10"}]}
+  - {name: far, listen: ["192.0.2.22:0", "192.0.2.23:80"], persistence: 5m, servers: [{name: rs1, address: 192.168.0.10}, {name: rs2, address: 192.168.0.11, mode: dr}]}
+  - {name: far6, listen: "[2001:db8:2::22]:8000-8100", servers: [{name: rs1, address: "2001:db8:c0::10"}, {name: rs2, address: "2001:db8:c0::11", mode: dr}]}
+  - {name: mixed, listen: "203.0.113.24:80", mode: dr, servers: [{name: rs1, address: 203.0.113.11, mode: fullnat}, {name: rs2, address: 192.168.0.11}]}
+`
+
 var (
 	v4, v6 = netip.MustParseAddr("192.168.0.10"), netip.MustParseAddr("2001:db8:c0::10")
 	lb4    = netip.MustParseAddr("192.168.0.100")
@@ -89,9 +99,9 @@ func healthy(t *testing.T, text string) *facts {
 		f.status.Ports = append(f.status.Ports, tunlb.PortStatus{Name: p.Name, NetNS: p.NetNS})
 	}
 	for _, svc := range f.config.Services {
-		s := tunlb.ServiceStatus{Name: svc.Name, Listen: svc.Listen, Protocol: "tcp", Mode: svc.Mode.String()}
+		s := tunlb.ServiceStatus{Name: svc.Name, Listen: svc.Listen, Mode: svc.Mode.String()}
 		for _, srv := range svc.Servers {
-			s.Servers = append(s.Servers, tunlb.ServerStatus{Name: srv.Name, Address: srv.Address, Weight: srv.Weight, Traffic: tunlb.Traffic{InPackets: 9, OutPackets: 9}})
+			s.Servers = append(s.Servers, tunlb.ServerStatus{Name: srv.Name, Address: srv.Address, Mode: srv.Mode.String(), Weight: srv.Weight, Configured: srv.Weight, Traffic: tunlb.Traffic{InPackets: 9, OutPackets: 9}})
 			if svc.Mode != policy.NAT {
 				continue
 			}
@@ -100,7 +110,7 @@ func healthy(t *testing.T, text string) *facts {
 				source = lb6
 			}
 			a := answer{device: "eth1", source: source}
-			f.servers = append(f.servers, server{service: svc.Name, name: srv.Name, addr: srv.Address, proto: svc.Proto, route: a, written: a, dialed: true, state: "reachable"})
+			f.servers = append(f.servers, server{service: svc.Name, name: srv.Name, addr: srv.Address, proto: svc.Listen[0].Proto, anyPort: srv.Address.Port() == 0, route: a, written: a, dialed: true, state: "reachable"})
 		}
 		f.status.Services = append(f.status.Services, s)
 	}
@@ -262,6 +272,11 @@ func TestChecks(t *testing.T) {
 		{"gateway lost", natFile, conns("web", "192.168.0.10:8080", "SYN_RECV", "SYN_RECV"), Finding{Fail, "gateway", "web/rs1", "has not answered any of its last 2 connections", "ip route replace default via 192.168.0.100  # on rs1", false}},
 		{"gateway behind a router", natFile, edits(traffic(0, 3, 0), func(f *facts) { f.servers[0].route.gateway = netip.MustParseAddr("192.168.0.1") }), Finding{Fail, "gateway", "web/rs1", "its way back to the clients", "ip route get 198.51.100.7  # on rs1 and on 192.168.0.1: has to lead here", false}},
 
+		{"no gateway, one of many ports", wideFile, traffic(2, 3, 0), Finding{Fail, "gateway", "far/rs1", "has got 3 packets and answered none", "ip route replace default via 192.168.0.100  # on rs1", false}},
+		{"gateway lost, one of many ports", wideFile, conns("far6", "[2001:db8:c0::10]:8001", "SYN_RECV", "SYN_RECV"), Finding{Fail, "gateway", "far6/rs1", "has not answered any of its last 2 connections", "ip -6 route replace default via 2001:db8:c0::100  # on rs1", false}},
+		{"second VIP of the box", wideFile, has("203.0.113.23/32", "lo"), Finding{Fail, "arp", "lo", "has the VIP 203.0.113.23", "ip addr del 203.0.113.23/32 dev lo", false}},
+		{"second VIP of the box, IPv6", wideFile, has("2001:db8:113::23/128", "eth0"), Finding{Fail, "arp", "eth0", "has the VIP 2001:db8:113::23", "ip -6 addr del 2001:db8:113::23/128 dev eth0", false}},
+
 		{"conflict", drFile, segment(tunlb.SegmentStatus{Conflicts: []tunlb.ConflictStatus{{VIP: netip.MustParseAddr("203.0.113.22"), Server: "rs1", Port: "tap0", Kind: "reply", Count: 2, Fix: "do it"}}}), Finding{Fail, "arp", "203.0.113.22", "rs1 (00:00:00:00:00:00) claims it on tap0 (reply, 2 times)", "do it", false}},
 		{"conflict, once", drFile, segment(tunlb.SegmentStatus{Conflicts: []tunlb.ConflictStatus{{VIP: netip.MustParseAddr("203.0.113.22"), Server: "rs1", Port: "tap0", Kind: "reply", Count: 1, Fix: "do it"}}}), Finding{Fail, "arp", "203.0.113.22", "(reply, 1 time)", "do it", false}},
 		{"conflict of old", drFile, segment(tunlb.SegmentStatus{Conflicts: []tunlb.ConflictStatus{{VIP: netip.MustParseAddr("203.0.113.22"), Server: "rs1", Port: "tap0", Count: 2, Age: time.Minute}}}), Finding{Note, "arp", "203.0.113.22", "not in the last 1m0s", "", false}},
@@ -400,6 +415,16 @@ func TestQuiet(t *testing.T) {
 		{"stations that move now and then", switchFile, segment(tunlb.SegmentStatus{Ports: []string{"eth0", "eth1"}, Moves: 1000})},
 		{"bridge filter of the other family", oneFamilyFile, edits(set("bridge/bridge-nf-call-ip6tables", "1"), func(f *facts) { f.box().chains = []chain{{"ip6", "t", "c", "forward", false}} })},
 		{"bridge filter without rules of the family", oneFamilyFile, edits(set("bridge/bridge-nf-call-iptables", "1"), func(f *facts) { f.box().chains = []chain{{"ip6", "t", "c", "forward", false}} })},
+		{"several VIPs, ranges, modes", wideFile, func(*facts) {}},
+		{"refused on one of many ports", wideFile, func(f *facts) {
+			for i := range f.servers {
+				f.servers[i].dialErr = syscall.ECONNREFUSED
+			}
+		}},
+		{"no answer from a directly routed server", wideFile, func(f *facts) { f.status.Services[2].Servers[1].Traffic = tunlb.Traffic{InPackets: 9} }},
+		{"nor from one of UDP", wideFile, func(f *facts) { f.status.Services[0].Servers[1].Traffic = tunlb.Traffic{InPackets: 9} }},
+		{"VIP of the box, and no direct server on the segment", wideFile, has("203.0.113.24/32", "lo")},
+		{"a server that is down by its health", natFile, func(f *facts) { f.status.Services[0].Servers[0].Weight = 0 }},
 		{"a larger TUN", natFile, device("tunlb0", func(l *link) { l.mtu = 9000 })},
 	} {
 		t.Run(test.name, func(t *testing.T) {

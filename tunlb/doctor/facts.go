@@ -138,6 +138,8 @@ type server struct {
 	service, name string
 	addr          netip.AddrPort
 	proto         uint8
+	anyPort       bool   // its port is the one that the client asks for: nobody knows which of them it serves
+	direct        bool   // it is routed directly: tunlb writes to it past the TUN, and its answers do not come here
 	route         answer // of what the box sends
 	written       answer // of what tunlb writes; valid iff the daemon runs
 	reply         entry  // of the server's answers; valid iff the daemon runs
@@ -176,11 +178,11 @@ var errEnough = errors.New("enough")
 
 // listConns takes what it can get.
 func (f *facts) listConns(ctx context.Context) {
-	_ = f.Client.Conns(ctx, maxConns, func(c tunlb.Conn) error {
+	_ = f.Client.Conns(ctx, tunlb.ConnFilter{}, maxConns, func(c control.Conn) error {
 		if len(f.conns) == maxConns {
 			return errEnough
 		}
-		f.conns = append(f.conns, c)
+		f.conns = append(f.conns, c.Conn)
 		return nil
 	})
 }
@@ -235,11 +237,37 @@ func (f *facts) routed() (list []policy.Spec) {
 		return nil
 	}
 	for _, s := range f.services() {
-		if s.Mode != policy.DR && !slices.ContainsFunc(s.Servers, func(srv policy.ServerSpec) bool { return f.segmentOwn(srv.Address.Addr()).IsValid() }) {
+		if !slices.ContainsFunc(s.Servers, func(srv policy.ServerSpec) bool { return f.segmentOwn(srv.Address.Addr()).IsValid() }) {
 			list = append(list, s)
 		}
 	}
 	return list
+}
+
+// vips are the addresses on which services listen.
+func vips(services []policy.Spec) (list []netip.Addr) {
+	seen := map[netip.Addr]bool{}
+	for _, s := range services {
+		for _, l := range s.Listen {
+			if !seen[l.Addr] {
+				seen[l.Addr] = true
+				list = append(list, l.Addr)
+			}
+		}
+	}
+	return list
+}
+
+// somewhere is a place to ask a service at: of TCP if it has one, and of all ports any.
+func somewhere(s policy.Spec) policy.Listen {
+	l := s.Listen[0]
+	if i := slices.IndexFunc(s.Listen, func(l policy.Listen) bool { return l.Proto == policy.TCP }); i >= 0 {
+		l = s.Listen[i]
+	}
+	if l.All() {
+		l.First, l.Last = 1, 1
+	}
+	return l
 }
 
 // segmentOwn is tunlb's own address on the segment that an address is on; not valid if it is on none.
@@ -259,7 +287,7 @@ func (f *facts) families() []int { return familiesOf(f.routed()) }
 
 func familiesOf(services []policy.Spec) (list []int) {
 	for _, s := range services {
-		if n := family(s.Listen.Addr()); !slices.Contains(list, n) {
+		if n := family(s.Listen[0].Addr); !slices.Contains(list, n) {
 			list = append(list, n)
 		}
 	}

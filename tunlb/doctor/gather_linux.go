@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/tunlb/tunlb/policy"
 )
 
 // Addresses of the outside world, to ask for the default route. Nothing is sent to them.
@@ -89,9 +91,13 @@ func (f *facts) findServers() {
 			if len(f.servers) == maxAsked {
 				return
 			}
+			place, a := somewhere(svc), s.Address
+			if a.Port() == 0 {
+				a = netip.AddrPortFrom(a.Addr(), place.First)
+			}
 			f.servers = append(f.servers, server{
-				service: svc.Name, name: s.Name, addr: s.Address, proto: svc.Proto,
-				route: f.box().whereTo(question{to: s.Address.Addr()}),
+				service: svc.Name, name: s.Name, addr: a, proto: place.Proto, anyPort: s.Address.Port() == 0, direct: s.Mode == policy.DR,
+				route: f.box().whereTo(question{to: a.Addr()}),
 			})
 		}
 	}
@@ -124,9 +130,9 @@ func (f *facts) findIngress() {
 			}
 		}
 	}
-	for _, svc := range f.routed() {
+	for _, vip := range vips(f.routed()) {
 		for _, a := range box.addresses {
-			if a.prefix.Addr() == svc.Listen.Addr() || a.prefix.Contains(svc.Listen.Addr()) {
+			if a.prefix.Contains(vip) {
 				box.eachPeer(a.device, func(from netip.Addr) { add(a.device, from, false) })
 			}
 		}
@@ -165,10 +171,11 @@ func (f *facts) askEntries() {
 	}
 	for _, svc := range f.routed() {
 		for _, i := range f.ingress {
-			if family(i.from) != family(svc.Listen.Addr()) || len(f.entries) == maxAsked {
+			l := somewhere(svc)
+			if family(i.from) != family(l.Addr) || len(f.entries) == maxAsked {
 				continue
 			}
-			q := question{from: i.from, to: svc.Listen.Addr(), iif: i.device, proto: svc.Proto, sport: clientPort, dport: svc.Listen.Port()}
+			q := question{from: i.from, to: l.Addr, iif: i.device, proto: l.Proto, sport: clientPort, dport: l.First}
 			f.entries = append(f.entries, entry{svc.Name, q, f.box().whereTo(q)})
 		}
 	}
@@ -182,7 +189,7 @@ func (f *facts) askServers() {
 	for i := range f.servers {
 		s := &f.servers[i]
 		n := slices.IndexFunc(f.ingress, func(i ingress) bool { return family(i.from) == family(s.addr.Addr()) })
-		if n < 0 || s.route.err != nil || s.route.local {
+		if n < 0 || s.route.err != nil || s.route.local || s.direct {
 			s.written = s.route
 			continue
 		}

@@ -106,7 +106,7 @@ func (f *facts) inForce() (list []string) {
 	for _, s := range f.status.Services {
 		list = append(list, fmt.Sprintf("%s %s %s", s.Name, s.Listen, s.Mode))
 		for _, srv := range s.Servers {
-			list = append(list, fmt.Sprintf("%s/%s %s %d", s.Name, srv.Name, srv.Address, srv.Weight))
+			list = append(list, fmt.Sprintf("%s/%s %s %d", s.Name, srv.Name, srv.Address, srv.Configured))
 		}
 	}
 	slices.Sort(list)
@@ -334,13 +334,7 @@ func (l *findings) checkBridge(f *facts, s *space, p config.Port) {
 func checkVIPs(f *facts) []Finding {
 	var l findings
 	box := f.box()
-	seen := map[netip.Addr]bool{}
-	for _, svc := range f.routed() {
-		vip := svc.Listen.Addr()
-		if seen[vip] {
-			continue
-		}
-		seen[vip] = true
+	for _, vip := range vips(f.routed()) {
 		if owner := box.owner(vip); owner != "" {
 			if r := box.obstacle(family(vip)); r != nil && !f.running() {
 				l.add(Fail, vip.String(), fmt.Sprintf("%s rule add pref 0 lookup local && %[1]s rule del pref %d", ip(family(vip)), r.pref),

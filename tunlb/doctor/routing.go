@@ -96,8 +96,7 @@ func checkReversePath(f *facts) []Finding {
 
 // wayBack is the device of the default route where that is another one than requests for a VIP come in by.
 func (f *facts) wayBack(device string) string {
-	for _, svc := range f.routed() {
-		vip := svc.Listen.Addr()
+	for _, vip := range vips(f.routed()) {
 		if !vip.Is4() || f.box().onLink(vip) != device && f.box().owner(vip) != device {
 			continue
 		}

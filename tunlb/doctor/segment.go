@@ -30,12 +30,14 @@ func (f *facts) segments() []segmentStatus {
 // direct are the directly routed services.
 func (f *facts) direct() (list []policy.Spec) {
 	for _, s := range f.services() {
-		if s.Mode == policy.DR {
+		if slices.ContainsFunc(s.Servers, isDirect) {
 			list = append(list, s)
 		}
 	}
 	return list
 }
+
+func isDirect(s policy.ServerSpec) bool { return s.Mode == policy.DR }
 
 // segmentNeighbours finds servers and routers that do not answer tunlb's own requests.
 func (f *facts) segmentNeighbours() (l findings) {
@@ -118,9 +120,10 @@ func (l *findings) boxAddresses(f *facts) {
 				seen[key] = true
 				return !before
 			}
-			for _, svc := range f.direct() {
-				here := slices.ContainsFunc(svc.Servers, func(srv policy.ServerSpec) bool { return segment.OnLink(srv.Address.Addr()) })
-				if vip := svc.Listen.Addr(); here && first(vip) {
+			here := func(srv policy.ServerSpec) bool { return isDirect(srv) && segment.OnLink(srv.Address.Addr()) }
+			elsewhere := func(svc policy.Spec) bool { return !slices.ContainsFunc(svc.Servers, here) }
+			for _, vip := range vips(slices.DeleteFunc(f.direct(), elsewhere)) {
+				if first(vip) {
 					l.boxHasVIP(s, p, vip)
 				}
 			}
@@ -214,12 +217,12 @@ func checkPassing(f *facts) []Finding {
 	var l findings
 	asked := false
 	for _, svc := range f.status.Services {
-		if svc.Mode != policy.DR.String() {
-			continue
-		}
 		for _, srv := range svc.Servers {
+			if srv.Mode != policy.DR.String() || len(svc.Listen) == 0 {
+				continue
+			}
 			asked = asked || srv.Traffic.InPackets > 0
-			subject, vip := svc.Name+"/"+srv.Name, svc.Listen.Addr()
+			subject, vip := svc.Name+"/"+srv.Name, svc.Listen[0].Addr
 			if waiting := f.halfOpen(svc, srv); waiting >= 2 {
 				l.add(Warn, subject, fmt.Sprintf("%s addr add %s dev lo  # on %s", ip(family(vip)), netip.PrefixFrom(vip, vip.BitLen()), srv.Name),
 					"%s, and none has come past its first packet: the server probably has not the address %s", count(waiting, "connection"), vip)

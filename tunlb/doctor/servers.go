@@ -45,10 +45,10 @@ func checkServers(f *facts) []Finding {
 	var l findings
 	taken, dialed, hidden := 0, 0, 0
 	for _, s := range f.servers {
-		if s.dialed {
+		if s.dialed && !s.anyPort {
 			dialed++
 		}
-		if !s.dialed || s.proto != policy.TCP || s.down() || s.route.err != nil {
+		if !s.dialed || s.anyPort || s.proto != policy.TCP || s.down() || s.route.err != nil {
 			continue
 		}
 		listens := fmt.Sprintf("ss -ltn 'sport = :%d'  # on %s", s.addr.Port(), s.name)
@@ -89,10 +89,13 @@ func checkGateway(f *facts) []Finding {
 	seen := map[netip.Addr]bool{} // one server may serve several services
 	answered := false
 	for _, svc := range f.status.Services {
-		if svc.Mode == policy.DR.String() || svc.Protocol != "tcp" {
-			continue // answers are not seen, or not expected
+		if slices.ContainsFunc(svc.Listen, func(l policy.Listen) bool { return l.Proto != policy.TCP }) {
+			continue // answers are not always expected
 		}
 		for _, srv := range svc.Servers {
+			if srv.Mode == policy.DR.String() {
+				continue // nor seen
+			}
 			answered = answered || srv.Traffic.OutPackets > 0
 			addr := srv.Address.Addr()
 			waiting, answers := f.unanswered(svc, srv)
@@ -122,7 +125,7 @@ const synLen = 100
 // unanswered counts the connections to a server that wait for its first packet, and says whether any has got it.
 func (f *facts) unanswered(svc tunlb.ServiceStatus, srv tunlb.ServerStatus) (waiting int, answers bool) {
 	for _, c := range f.conns {
-		if c.Service != svc.Name || c.Server != srv.Address || c.Protocol != svc.Protocol {
+		if c.Service != svc.Name || c.Server.Addr() != srv.Address.Addr() || srv.Address.Port() != 0 && c.Server.Port() != srv.Address.Port() {
 			continue
 		}
 		switch {

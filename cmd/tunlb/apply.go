@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/stack/kernel"
+	"github.com/tunlb/tunlb/tunlb/config"
+	"github.com/tunlb/tunlb/tunlb/control"
+)
+
+// What a running daemon's services are changed by: the file read again, and ipvsadm.
+
+// reloadOn reloads on every signal until ctx ends.
+func (d *daemon) reloadOn(ctx context.Context, hup <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			r := d.Reload(ctx, false)
+			log := d.log.Info()
+			if len(r.Errors) > 0 {
+				log = d.log.Warn()
+			}
+			log.Strs("changes", r.Changes).Strs("errors", r.Errors).Msg("reload asked for by SIGHUP")
+		}
+	}
+}
+
+// Reload reads the file again and applies it, unless it is a dry run. A bad one changes nothing.
+func (d *daemon) Reload(_ context.Context, dryRun bool) control.ReloadResult {
+	if d.path == "" {
+		return control.ReloadResult{Errors: []string{"there is no file to be read again: the services of this tunlb are ipvsadm's"}}
+	}
+	// A pipe would keep us waiting for somebody to write the file once more.
+	if info, err := os.Stat(d.path); err == nil && !info.Mode().IsRegular() {
+		return control.ReloadResult{Errors: []string{d.path + " is no file that can be read again: start tunlb with a file to reload it"}}
+	}
+	cfg, err := config.Load(d.path)
+	if err != nil {
+		return control.ReloadResult{Errors: strings.Split(err.Error(), "\n"), Invalid: exitCode(err) == exitConfig}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var changed []string
+	if dryRun {
+		changed, err = changes(d.cfg, cfg)
+	} else {
+		changed, err = d.applyLocked(cfg)
+	}
+	if err != nil {
+		return control.ReloadResult{Errors: strings.Split(err.Error(), "\n")}
+	}
+	return control.ReloadResult{Changes: changed, DryRun: dryRun}
+}
+
+// applyLocked has kernels and engine follow the file. The kernels come first, since they can refuse and go
+// back without harm; the engine would have ended connections by then.
+func (d *daemon) applyLocked(cfg *config.Config) ([]string, error) {
+	old, kept := d.cfg, d.kept
+	changes, err := changes(old, cfg)
+	if err != nil {
+		return nil, err
+	}
+	d.kept = append(slices.Clip(kept), deletedAndKept(old, cfg)...)
+	err = d.applyKernels(cfg)
+	if err == nil {
+		err = d.direct.follow(cfg)
+	}
+	if err == nil {
+		err = d.engine.Apply(engineConfig(cfg))
+	}
+	if err != nil {
+		d.kept = kept
+		return nil, errors.Join(err, d.applyKernels(old), d.direct.follow(old))
+	}
+	d.cfg = cfg
+	d.checker.Set(d.targets(cfg))
+	return changes, nil
+}
+
+// deletedAndKept are the servers that a change deletes and whose connections may go on: their answers are still
+// to be led here.
+func deletedAndKept(old, cfg *config.Config) (kept []kernel.Server) {
+	stay := map[kernel.Server]bool{}
+	each := func(cfg *config.Config, visit func(policy.ServerSpec, kernel.Server)) {
+		for i := range cfg.Services {
+			for _, l := range cfg.Services[i].Listen {
+				for _, srv := range servers(&cfg.Services[i]) {
+					visit(srv, answering(srv, l))
+				}
+			}
+		}
+	}
+	each(cfg, func(_ policy.ServerSpec, s kernel.Server) { stay[s] = true })
+	each(old, func(srv policy.ServerSpec, s kernel.Server) {
+		if srv.Keep && !stay[s] {
+			stay[s] = true
+			kept = append(kept, s)
+		}
+	})
+	return kept
+}
+
+// applyKernels tells every namespace's kernel what a file wants of it, up to the first that refuses.
+func (d *daemon) applyKernels(cfg *config.Config) error {
+	for _, n := range d.networks {
+		if err := n.kernel.Apply(kernelState(cfg, n, d.kept)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unchangeable says which part of the file needs a restart.
+func unchangeable(old, cfg *config.Config) error {
+	switch {
+	case !reflect.DeepEqual(old.Ports, cfg.Ports):
+		return errRestart("ports")
+	case !reflect.DeepEqual(old.Control, cfg.Control):
+		return errRestart("control")
+	case old.Flows != cfg.Flows:
+		return errRestart("flows")
+	}
+	return nil
+}
+
+// changes lists what a reload changes, for people.
+func changes(old, cfg *config.Config) ([]string, error) {
+	if err := unchangeable(old, cfg); err != nil {
+		return nil, err
+	}
+	before, err := policy.Build(old.Services, nil)
+	if err != nil {
+		return nil, err
+	}
+	after, err := policy.Build(cfg.Services, nil)
+	if err != nil {
+		return nil, err
+	}
+	lines := after.Diff(before)
+	if !reflect.DeepEqual(old.Gateways, cfg.Gateways) {
+		lines = append(lines, "~ gateway")
+	}
+	if old.Timeouts != cfg.Timeouts {
+		lines = append(lines, "~ timeouts")
+	}
+	return lines, nil
+}
+
+// errRestart is why a reload can't do what the file asks for.
+func errRestart(what string) error {
+	return fmt.Errorf("%s can't be changed while running: restart tunlb for it, or put it back", what)
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/stack/kernel"
+	"github.com/tunlb/tunlb/stack/packet"
+	"github.com/tunlb/tunlb/stack/port"
+	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/config"
+)
+
+// direct is the engine's way to directly routed servers by the box's own interfaces. Nothing is opened
+// before there is such a server.
+type direct struct {
+	mu         sync.Mutex
+	neighbours atomic.Pointer[kernel.Neighbours]
+	port       atomic.Pointer[port.Direct]
+}
+
+// follow has the kernel know the way to the servers that are on no segment of the configuration's.
+func (d *direct) follow(cfg *config.Config) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	addrs := directServers(cfg)
+	if d.neighbours.Load() == nil {
+		if len(addrs) == 0 {
+			return nil
+		}
+		p, err := port.OpenDirect("")
+		if err != nil {
+			return err
+		}
+		n, err := kernel.OpenNeighbours("")
+		if err != nil {
+			return errors.Join(err, p.Close())
+		}
+		d.port.Store(p)
+		d.neighbours.Store(n)
+	}
+	return d.neighbours.Load().Follow(addrs)
+}
+
+// directServers are the servers with mode dr that tunlb is no neighbour of itself.
+func directServers(cfg *config.Config) (addrs []netip.Addr) {
+	segments, seen := cfg.Segments(), map[netip.Addr]bool{}
+	for i := range cfg.Services {
+		for _, srv := range servers(&cfg.Services[i]) {
+			a := srv.Address.Addr()
+			if srv.Mode != policy.DR || seen[a] {
+				continue
+			}
+			seen[a] = true
+			near := false
+			for j := range segments {
+				near = near || segments[j].OnLink(a)
+			}
+			if !near {
+				addrs = append(addrs, a)
+			}
+		}
+	}
+	return addrs
+}
+
+// Way implements tunlb.Direct.
+func (d *direct) Way(server [16]byte) (tunlb.Way, bool) {
+	n := d.neighbours.Load()
+	if n == nil {
+		return tunlb.Way{}, false
+	}
+	w := n.Way(server)
+	return tunlb.Way{
+		Link: w.Link, MTU: w.MTU, Source: packet.MAC(w.Source), MAC: packet.MAC(w.MAC),
+		Local: w.Local, Down: w.Down > kernel.Box && w.Down != kernel.Resolving,
+	}, w.Down == kernel.Up || w.Down == kernel.Box || w.Down > kernel.Box && w.Down != kernel.Resolving
+}
+
+// Write implements tunlb.Direct.
+func (d *direct) Write(frame []byte, link int) error { return d.port.Load().Write(frame, link) }
+
+// close ends what follow has opened. The engine does not use it any more.
+func (d *direct) close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.neighbours.Load() == nil {
+		return nil
+	}
+	return errors.Join(d.neighbours.Load().Close(), d.port.Load().Close())
+}

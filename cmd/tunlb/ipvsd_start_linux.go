@@ -1,0 +1,160 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tunlb/tunlb/tunlb/control"
+)
+
+// startPatience bounds the start of a daemon, or the wait for one that somebody else is starting.
+const startPatience = 10 * time.Second
+
+// startIPVSD starts a daemon in this network namespace that outlives the caller, unless one is there, and
+// returns when it answers. Of several callers at once one starts it, and the others wait for it.
+func startIPVSD(ctx context.Context, socket string) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	places, err := control.Places(socket)
+	for _, place := range places {
+		e := startAt(ctx, place)
+		if e == nil || socket != "" || !errors.Is(e, fs.ErrPermission) {
+			return e
+		}
+		err = errors.Join(err, e)
+	}
+	return fmt.Errorf("no place for a socket: %w; name one by TUNLB_SOCKET, or run it as root", err)
+}
+
+func startAt(ctx context.Context, place string) error {
+	unlock, err := lockStart(ctx, place)
+	if err != nil {
+		return fmt.Errorf("start tunlb: %w", err)
+	}
+	defer unlock()
+	if _, err := control.NewClient(place).Status(ctx); !errors.Is(err, control.ErrNoDaemon) {
+		return err // somebody else has been faster, or may not be asked
+	}
+	log, err := openLog(place)
+	if err != nil {
+		return fmt.Errorf("start tunlb: log: %w", err)
+	}
+	defer log.Close()
+	return launch(ctx, place, log)
+}
+
+// lockStart waits for the right to start a daemon at place. An abstract socket needs none: it can be bound
+// only once.
+func lockStart(ctx context.Context, place string) (unlock func(), err error) {
+	if strings.HasPrefix(place, "@") {
+		return func() {}, nil
+	}
+	path := strings.TrimSuffix(place, ".sock") + ".lock"
+	retry := time.NewTicker(5 * time.Millisecond)
+	defer retry.Stop()
+	for {
+		f, mine, err := lockFile(path)
+		if err != nil {
+			return nil, err
+		}
+		if mine {
+			return func() {
+				os.Remove(path) // while it is locked, so that nobody holds one that others do not see
+				f.Close()
+			}, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("another ipvsadm has been starting tunlb for %v: %w", startPatience, ctx.Err())
+		case <-retry.C:
+		}
+	}
+}
+
+// openLog makes the file beside the socket that the daemon logs to. watchNamespace bounds it.
+func openLog(place string) (*os.File, error) {
+	if strings.HasPrefix(place, "@") {
+		places, err := control.Places("")
+		if len(places) == 0 {
+			return nil, err
+		}
+		place = places[0]
+	}
+	return os.OpenFile(logOf(place), os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+}
+
+// logOf is where the log of a daemon with this socket is; "" of an abstract one, which has no place.
+func logOf(place string) string {
+	if strings.HasPrefix(place, "@") {
+		return ""
+	}
+	return strings.TrimSuffix(place, ".sock") + ".log"
+}
+
+// launch starts the daemon as a session of its own, without anything of the caller's.
+func launch(ctx context.Context, place string, log *os.File) error {
+	self, err := os.Executable()
+	if err == nil {
+		_, err = os.Stat(self)
+	}
+	if err != nil {
+		self = "/proc/self/exe" // the file has been replaced by another
+	}
+	cmd := exec.Command(self, "run", "--ipvsadm", "--socket", place)
+	cmd.Args[0] = "tunlb"
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := detach(); err != nil {
+		return fmt.Errorf("start tunlb: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start tunlb: %w", err)
+	}
+	ended := make(chan struct{})
+	go func() { // ends with the daemon, or with this process
+		defer close(ended)
+		_ = cmd.Wait() // its log says why
+	}()
+	client := control.NewClient(place)
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		_, err := client.Status(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ended:
+			// On an abstract socket another call's daemon may have been faster.
+			if _, err := client.Status(ctx); err == nil {
+				return nil
+			}
+			return fmt.Errorf("tunlb has ended at once; its log %s ends with:\n%s", log.Name(), tail(log))
+		case <-ctx.Done():
+			_ = cmd.Process.Kill() // fails if it has ended
+			<-ended
+			return fmt.Errorf("tunlb does not answer: %w; its log %s ends with:\n%s", err, log.Name(), tail(log))
+		case <-time.After(pause):
+		}
+	}
+}
+
+// tail is the end of a log.
+func tail(log *os.File) []byte {
+	const most = 2 << 10
+	b := make([]byte, most)
+	info, err := log.Stat()
+	if err != nil {
+		return nil
+	}
+	n, _ := log.ReadAt(b, max(0, info.Size()-most))
+	return bytes.TrimSpace(b[:n])
+}

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"errors"
+	"time"
+
+	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/config"
+	"github.com/tunlb/tunlb/tunlb/ipvs"
+)
+
+// LVS is the running services as ipvsadm sees them, whoever has configured them, and what they have counted.
+func (d *daemon) LVS() (ipvs.State, []ipvs.Entry) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lvsLocked(), entries(d.engine.Counts())
+}
+
+// LVSCommand carries one of ipvsadm's commands out. What it changes lasts until the file is read again.
+func (d *daemon) LVSCommand(c ipvs.Command) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := d.lvsLocked()
+	after, err := before.Apply(c)
+	if err != nil {
+		return err
+	}
+	if c.Verb == ipvs.ZeroCounters {
+		service := -1
+		if c.Service != (ipvs.Service{}) {
+			service, _ = before.Find(c.Service)
+		}
+		return d.engine.Zero(service)
+	}
+	cfg := *d.cfg
+	cfg.Timeouts = withSeconds(cfg.Timeouts, after.Timeouts)
+	if cfg.Services, err = policy.Normalize(after.Specs); err != nil {
+		return &ipvs.Error{Message: err.Error(), Code: 255}
+	}
+	if _, err := d.applyLocked(&cfg); err != nil {
+		var refused *ipvs.Error
+		if errors.As(err, &refused) {
+			return err
+		}
+		return &ipvs.Error{Message: err.Error(), Code: 255}
+	}
+	d.syncing = after.Daemons
+	return nil
+}
+
+func (d *daemon) lvsLocked() ipvs.State {
+	return ipvs.State{
+		Specs: d.cfg.Services,
+		Timeouts: ipvs.Timeouts{
+			TCP: seconds(d.cfg.Timeouts.Established), TCPFin: seconds(d.cfg.Timeouts.FinWait), UDP: seconds(d.cfg.Timeouts.UDP),
+		},
+		Daemons: d.syncing,
+	}
+}
+
+func seconds(d time.Duration) int { return int(d / time.Second) }
+
+// withSeconds sets what ipvsadm --set does, unless it is so already: a configured fraction of a second stays.
+func withSeconds(t config.Timeouts, s ipvs.Timeouts) config.Timeouts {
+	for _, f := range []struct {
+		timeout *time.Duration
+		seconds int
+	}{{&t.Established, s.TCP}, {&t.FinWait, s.TCPFin}, {&t.UDP, s.UDP}} {
+		if seconds(*f.timeout) != f.seconds && f.seconds > 0 {
+			*f.timeout = time.Duration(f.seconds) * time.Second
+		}
+	}
+	return t
+}
+
+func entries(counts []tunlb.ServiceCounts) []ipvs.Entry {
+	out := make([]ipvs.Entry, len(counts))
+	for i, c := range counts {
+		out[i] = ipvs.Entry{Stats: c.Stats, Rates: c.Rates, Servers: make([]ipvs.ServerEntry, len(c.Servers))}
+		for k, s := range c.Servers {
+			out[i].Servers[k] = ipvs.ServerEntry{Stats: s.Stats, Rates: s.Rates, Active: s.Active, Inactive: s.Inactive, Persistent: s.Persistent}
+		}
+	}
+	return out
+}

@@ -1,0 +1,164 @@
+package port
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tunlb/tunlb/stack/packet"
+)
+
+// Direct sends frames out of whichever interface the caller says. Safe for concurrent use; whoever opened it
+// closes it.
+//
+// The queue discipline is not bypassed, as with packetSocket. It segments what the interface can't,
+// and what the administrator has put there (shaping, fair queueing) goes for our frames as well.
+type Direct struct {
+	fd   int
+	wake int // eventfd that becomes readable for good on Close
+
+	calls     gate
+	closeOnce sync.Once
+	closeErr  error
+
+	segmented, full atomic.Uint64
+
+	errGone, errDown, errFull error // made once: an interface that is down costs no garbage
+}
+
+func openDirect(netns string) (d *Direct, err error) {
+	err = inNetNS(netns, func() (err error) {
+		d, err = openDirectHere()
+		return err
+	})
+	return d, err
+}
+
+// openDirectHere opens the socket in the calling thread's namespace. Its protocol stays 0: no frame comes in.
+func openDirectHere() (_ *Direct, err error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, explainPacket(err)
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+		}
+	}()
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
+		return nil, fmt.Errorf("PACKET_VNET_HDR: %w", err)
+	}
+	if err := setQueue(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendQueue); err != nil {
+		return nil, err
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	return &Direct{
+		fd: fd, wake: wake, calls: newGate(),
+		errGone: fmt.Errorf("send directly: %w", ErrGone),
+		errDown: fmt.Errorf("send directly: %w", ErrDown),
+		errFull: fmt.Errorf("send directly: the interface's queue is full: %w", unix.ENOBUFS),
+	}, nil
+}
+
+// Write sends one frame, `virtio_net_hdr | Ethernet header | packet` as on an Ethernet Port and super-packets whole, out of the
+// interface with index link. The frame is borrowed until Write returns and left as it is. An
+// error wrapping ErrDown passes when the interface is set up, one wrapping ErrGone says that there is no such
+// interface. Where the queue of this socket is full it waits for some milliseconds; a
+// frame that the interface's queue has no room for is an error (unix.ENOBUFS), as a wait would hold up the
+// frames for all other interfaces.
+func (d *Direct) Write(frame []byte, link int) error {
+	if !d.calls.enter() {
+		return os.ErrClosed
+	}
+	defer d.calls.leave()
+	err := d.send(frame, link)
+	if (err == unix.EINVAL || err == unix.EMSGSIZE) && len(frame) >= packet.VnetLen && isGSO(frame) {
+		d.segmented.Add(1)
+		err = packet.Segment(packet.LinkEthernet, frame, func(segment []byte) error { return d.send(segment, link) })
+	}
+	if err != nil {
+		return d.wrap(err, link)
+	}
+	return nil
+}
+
+// send is called inside the gate. Its errors are bare error numbers or os.ErrClosed.
+func (d *Direct) send(frame []byte, link int) error {
+	if len(frame) < packet.VnetLen+packet.EthernetLen {
+		return unix.EINVAL
+	}
+	// The protocol is said, for what the queue discipline classifies by: kernels before 5.1 do not take it from the frame.
+	to := unix.RawSockaddrLinklayer{Family: unix.AF_PACKET, Ifindex: int32(link), Protocol: native.Uint16(frame[packet.VnetLen+12:])}
+	for {
+		_, err := transferred(unix.RawSyscall6(unix.SYS_SENDTO, uintptr(d.fd),
+			uintptr(unsafe.Pointer(unsafe.SliceData(frame))), uintptr(len(frame)), 0,
+			uintptr(unsafe.Pointer(&to)), unix.SizeofSockaddrLinklayer))
+		switch err {
+		case unix.EAGAIN:
+			if err := d.awaitRoom(); err != nil {
+				return err
+			}
+		case unix.EINTR:
+		default:
+			return err
+		}
+	}
+}
+
+// awaitRoom returns nil when there may be room in the socket's queue, EAGAIN when time ran out.
+func (d *Direct) awaitRoom() error {
+	fds := [2]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLOUT}, {Fd: int32(d.wake), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds[:], writePatience)
+	switch {
+	case err == unix.EINTR:
+		return nil
+	case err != nil:
+		return err
+	case fds[1].Revents != 0:
+		return os.ErrClosed
+	case n == 0:
+		return unix.EAGAIN
+	}
+	return nil
+}
+
+func (d *Direct) wrap(err error, link int) error {
+	switch {
+	case err == os.ErrClosed:
+		return err
+	case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return d.errGone
+	case errors.Is(err, unix.ENETDOWN):
+		return d.errDown
+	case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EAGAIN):
+		d.full.Add(1)
+		return d.errFull
+	}
+	return fmt.Errorf("send directly by interface %d: %w", link, err)
+}
+
+// Stats is what has been counted beyond frames sent: Segmented and Full.
+func (d *Direct) Stats() Stats { return Stats{Segmented: d.segmented.Load(), Full: d.full.Load()} }
+
+// Close lets the calls that are inside finish. A second Close does nothing.
+func (d *Direct) Close() error {
+	d.closeOnce.Do(d.closeIdle)
+	return d.closeErr
+}
+
+func (d *Direct) closeIdle() {
+	d.calls.shut()
+	one := [8]byte{1}
+	unix.Write(d.wake, one[:]) // cannot fail: nobody else counts on it
+	<-d.calls.idle
+	d.closeErr = unix.Close(d.fd)
+	unix.Close(d.wake)
+}

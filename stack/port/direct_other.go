@@ -1,0 +1,21 @@
+//go:build !linux
+
+package port
+
+import "fmt"
+
+// Direct exists on Linux only.
+type Direct struct{}
+
+func openDirect(string) (*Direct, error) {
+	return nil, fmt.Errorf("%w: only Linux has packet sockets: use a TAP or a simulated lab", ErrUnavailable)
+}
+
+// Write fails.
+func (d *Direct) Write(frame []byte, link int) error { return ErrUnavailable }
+
+// Stats has counted nothing.
+func (d *Direct) Stats() Stats { return Stats{} }
+
+// Close does nothing.
+func (d *Direct) Close() error { return nil }

@@ -1,0 +1,13 @@
+//go:build !linux
+
+package control
+
+import (
+	"errors"
+	"net"
+)
+
+// checksPeers is false: the socket's mode and that of its folder alone decide here.
+const checksPeers = false
+
+func peerOf(net.Conn) (peer, error) { return peer{}, errors.ErrUnsupported }

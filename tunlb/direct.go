@@ -1,0 +1,60 @@
+package tunlb
+
+import (
+	"github.com/tunlb/tunlb/stack/packet"
+)
+
+// Direct is the way to directly routed servers from a box whose services come in by a TUN: out of the box's
+// own interfaces, to next hops that its kernel knows. Safe for concurrent use; neither Way nor Write blocks.
+type Direct interface {
+	// Way is how a server is reached; false as long as that is not known.
+	Way(server [16]byte) (Way, bool)
+	// Write sends a frame, vnet header | Ethernet | IP, out of the interface with this index. The frame is
+	// borrowed until Write returns, and may be changed.
+	Write(frame []byte, link int) error
+}
+
+// Way is an interface of the box and the station behind it.
+type Way struct {
+	Link        int // index of the interface
+	MTU         int // of IP
+	Source, MAC packet.MAC
+	Local       bool // the server is the box itself: nothing else is valid
+	Down        bool // nobody answers for the address
+}
+
+// exitDirectPort stands for the box's interfaces where flows and routes name a port.
+const exitDirectPort = 255
+
+// exitHostPort stands for the host.
+const exitHostPort = 254
+
+// maxPorts is how many ports leave these two free.
+const maxPorts = 254
+
+// directWay finds the way of a verdict that leaves by the box's interfaces.
+func (l *lane) directWay() packet.Reason {
+	way, ok := l.engine.direct.Way(l.out.hop)
+	switch {
+	case !ok:
+		return packet.HopQueue // being resolved; nothing waits, the client asks again
+	case way.Down:
+		return packet.Unresolved
+	}
+	l.way = way
+	return packet.None
+}
+
+// emitDirect sends a frame of this lane's kind by the way that directWay has found.
+func (l *lane) emitDirect(frame []byte) packet.Reason {
+	if l.segment == nil {
+		l.convert = packet.AppendEthernet(l.convert[:0], frame, l.way.MAC, l.way.Source)
+		frame = l.convert
+	} else {
+		packet.SetMACs(frame, l.way.MAC, l.way.Source)
+	}
+	if err := l.engine.direct.Write(frame, l.way.Link); err != nil {
+		return packet.PortWrite
+	}
+	return packet.None
+}

@@ -1,0 +1,116 @@
+package tunlb
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/tunlb/tunlb/policy"
+)
+
+// What operators and health checks say goes into the roster; the table of services is then built anew: for
+// operators at once, for checks if that was not done just now. The rest, and slow starts, wait for the engine's clock.
+
+// rebuildPause keeps a crowd of servers that come and go from having the table built for each of them.
+const rebuildPause = 200 * time.Millisecond
+
+// What operators are told when they ask for what is not there.
+var (
+	ErrNoService = policy.ErrNoSuchService
+	ErrNoServer  = policy.ErrNoSuchServer
+)
+
+// What can be ordered of a server.
+const (
+	Drain   = "drain" // no new connections
+	Undrain = "undrain"
+	Weigh   = "weight"
+)
+
+// ServerOrder is what an operator wants of a server.
+type ServerOrder struct {
+	Service string `json:"service,omitempty"` // name; "" means every service that has the server
+	Server  string `json:"server"`            // name, address, or address and port
+	Do      string `json:"do"`                // Drain, Undrain or Weigh
+	Weight  int    `json:"weight,omitempty"`  // for Weigh
+}
+
+// Order does it, and lists what has changed. It fails with ErrNoService, ErrNoServer or another error that says
+// what to write instead.
+func (e *Engine) Order(o ServerOrder) ([]Event, error) {
+	e.mu.Lock()
+	now := e.now()
+	var err error
+	switch o.Do {
+	case Drain:
+		_, err = e.roster.Drain(o.Service, o.Server, now)
+	case Undrain:
+		_, err = e.roster.Undrain(o.Service, o.Server, now)
+	case Weigh:
+		_, err = e.roster.SetWeight(o.Service, o.Server, o.Weight, now)
+	default:
+		err = errUnknownOrder(o.Do)
+	}
+	if err == nil {
+		e.rebuildLocked()
+	}
+	events := e.roster.Events()
+	e.mu.Unlock()
+	return e.announce(events), err
+}
+
+type errUnknownOrder string
+
+func (e errUnknownOrder) Error() string {
+	return "order " + string(e) + ": want drain, undrain or weight"
+}
+
+// Report tells how a health check of a configured server went.
+func (e *Engine) Report(service string, server netip.AddrPort, ok bool, cause string) {
+	e.mu.Lock()
+	if e.roster.Observe(policy.Result{Service: service, Server: server, OK: ok, Cause: cause}, e.now()) && e.now()-e.rebuilt >= rebuildPause {
+		e.rebuildLocked()
+	}
+	events := e.roster.Events()
+	e.mu.Unlock()
+	e.announce(events)
+}
+
+// rebuildLocked builds the table of the services as the roster has them. What it is made of has been through
+// Normalize, so that nothing is left to fail; if it does all the same, the old table stays in force.
+func (e *Engine) rebuildLocked() {
+	services, err := policy.Build(e.roster.Compose(e.now()), e.services)
+	if err != nil {
+		e.log.Error().Err(err).Msg("services could not be built anew: this is a fault of tunlb's, please report it")
+		return
+	}
+	e.roster.Mark(services)
+	e.services, e.rebuilt = services, e.now()
+	e.reachLocked()
+}
+
+// rebuildDueLocked does it if health checks or a slow start want it.
+func (e *Engine) rebuildDueLocked() {
+	now := e.now()
+	next, ramping := e.roster.Next(now)
+	if e.roster.Dirty() || ramping && next <= now {
+		e.rebuildLocked()
+	}
+}
+
+// announce logs events and puts them into the journal.
+func (e *Engine) announce(events []policy.Event) []Event {
+	now, clock := time.Now(), e.now()
+	out := make([]Event, len(events))
+	for i, ev := range events {
+		out[i] = e.journal.add(Event{
+			Time: now.Add(ev.Time - clock), Kind: ev.Kind, Service: ev.Service, Server: ev.Server, Address: ev.Address, Cause: ev.Cause,
+		})
+		log := e.log.Info()
+		switch ev.Kind {
+		case policy.ServerDown, policy.QuorumLost, policy.SorryOn:
+			log = e.log.Warn()
+		}
+		log.Str("event", ev.Kind).Msg(ev.String())
+	}
+	return out
+}

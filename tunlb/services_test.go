@@ -1,0 +1,366 @@
+package tunlb
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/stack/packet"
+	pt "github.com/tunlb/tunlb/stack/packet/packettest"
+)
+
+// only has the engine balance one service, made for each family.
+func only(service func(f family) policy.Spec) func(*Options, *Config) {
+	return func(_ *Options, c *Config) {
+		c.Services = nil
+		for _, f := range families {
+			spec := service(f)
+			spec.Name = "s-" + f.name
+			c.Services = append(c.Services, spec)
+		}
+	}
+}
+
+// twoServers are rs1 and rs2 at a port.
+func twoServers(f family, port uint16) []policy.ServerSpec {
+	return []policy.ServerSpec{{Name: "rs1", Address: at(f.rs1, port), Weight: 1}, {Name: "rs2", Address: at(f.rs2, port), Weight: 1}}
+}
+
+// serverOf finds the status of a server.
+func (r *rig) serverOf(service, server string) ServerStatus {
+	r.t.Helper()
+	for _, svc := range r.e.Status().Services {
+		for _, srv := range svc.Servers {
+			if svc.Name == service && srv.Name == server {
+				return srv
+			}
+		}
+	}
+	r.t.Fatalf("no server %s/%s", service, server)
+	return ServerStatus{}
+}
+
+// TestOnePacket: each datagram of one client port is scheduled anew, and every server's answer comes back
+// from the VIP. IPVS does not translate those.
+func TestOnePacket(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r := newRouter(t, only(func(f family) policy.Spec {
+			return policy.Spec{Listen: policy.On(at(f.vip, 53), policy.UDP), Scheduler: "rr", OnePacket: true, Servers: twoServers(f, 5353)}
+		}))
+		client, vip := at(f.client, 4000), at(f.vip, 53)
+		servers := []netip.AddrPort{at(f.rs1, 5353), at(f.rs2, 5353)}
+		for i := range 6 {
+			pt.Check(t, r.one(0, 1, pt.UDP(t, client, vip, pt.PayloadLen(9))), pt.SrcDst(client, servers[i%2]), pt.ValidChecksums())
+		}
+		for _, s := range servers {
+			pt.Check(t, r.one(1, 0, pt.UDP(t, s, client, pt.PayloadLen(9))), pt.SrcDst(vip, client), pt.ValidChecksums())
+		}
+		for _, name := range []string{"rs1", "rs2"} {
+			// As recorded from IPVS: every datagram is a connection, and none of them lasts.
+			if s := r.serverOf("s-"+f.name, name); s.Traffic.Conns != 3 || s.Active+s.Inactive != 0 || s.Traffic.OutPackets != 1 {
+				t.Errorf("%s: %+v", name, s)
+			}
+		}
+		if n := r.e.flows.Len(); n != 2 {
+			t.Errorf("%d flows, want one for each server", n)
+		}
+		r.now += time.Hour
+		r.e.expire()
+		if n := r.e.flows.Len(); n != 0 {
+			t.Errorf("%d flows are left", n)
+		}
+		r.dropped(1, pt.UDP(t, at(f.own, 1), client), packet.MartianSource) // the counters' control: still at work
+	})
+}
+
+// TestOnePacketHairpin: a server that asks its own VIP has its source translated, and is answered.
+func TestOnePacketHairpin(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r := newRouter(t, only(func(f family) policy.Spec {
+			return policy.Spec{Listen: policy.On(at(f.vip, 53), policy.UDP), Scheduler: "rr", OnePacket: true, Servers: twoServers(f, 5353)[:1]}
+		}))
+		out := r.one(1, 1, pt.UDP(t, at(f.rs1, 4000), at(f.vip, 53)))
+		var v packet.View
+		if reason := v.Parse(out); reason != packet.None || v.Tuple.Source().Addr() != f.inside.Addr().Next() {
+			t.Fatalf("%v: source %v, want tunlb's own", reason, v.Tuple.Source())
+		}
+		pt.Check(t, r.one(1, 1, pt.UDP(t, at(f.rs1, 5353), v.Tuple.Source())), pt.SrcDst(at(f.vip, 53), at(f.rs1, 4000)))
+	})
+}
+
+// TestRanges: a range and all ports keep the client's port where the server has none of its own.
+func TestRanges(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r := newRouter(t, func(_ *Options, c *Config) {
+			c.Services = []policy.Spec{
+				{Name: "range", Listen: []policy.Listen{{Addr: f.vip, Proto: policy.TCP, First: 8000, Last: 8100}, {Addr: f.masq, Proto: policy.TCP, First: 9000, Last: 9000}},
+					Servers: []policy.ServerSpec{{Name: "rs1", Address: at(f.rs1, 0), Weight: 1}}},
+				{Name: "fixed", Listen: []policy.Listen{{Addr: f.vip, Proto: policy.UDP, First: 100, Last: 200}},
+					Servers: []policy.ServerSpec{{Name: "rs1", Address: at(f.rs1, 53), Weight: 1}}},
+				{Name: "rest", Listen: []policy.Listen{{Addr: f.vip, Proto: policy.TCP}}, Persistence: policy.Persistence{Timeout: time.Minute},
+					Servers: []policy.ServerSpec{{Name: "rs2", Address: at(f.rs2, 0), Weight: 1}}},
+			}
+		})
+		client := at(f.client, 4000)
+		for _, c := range []struct{ vip, server netip.AddrPort }{
+			{at(f.vip, 8000), at(f.rs1, 8000)}, {at(f.vip, 8100), at(f.rs1, 8100)}, {at(f.masq, 9000), at(f.rs1, 9000)},
+			{at(f.vip, 7999), at(f.rs2, 7999)}, {at(f.vip, 8101), at(f.rs2, 8101)}, {at(f.vip, 65535), at(f.rs2, 65535)},
+		} {
+			pt.Check(t, r.one(0, 1, pt.TCP(t, client, c.vip, syn)), pt.SrcDst(client, c.server), pt.ValidChecksums())
+			pt.Check(t, r.one(1, 0, pt.TCP(t, c.server, client, pt.Flags(packet.TCPSyn|packet.TCPAck))), pt.SrcDst(c.vip, client), pt.ValidChecksums())
+		}
+		pt.Check(t, r.one(0, 1, pt.UDP(t, client, at(f.vip, 150))), pt.SrcDst(client, at(f.rs1, 53)))
+		pt.Check(t, r.answered(0, 0, pt.UDP(t, client, at(f.vip, 201))), pt.HasICMP(f.icmpUnreachable, f.codePort))
+	})
+}
+
+// TestPersistence: a client's connections go to one server, on every port of an all-ports service, as long as
+// its template lives.
+func TestPersistence(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r := newRouter(t, func(_ *Options, c *Config) {
+			c.Services = []policy.Spec{{Name: "all", Listen: []policy.Listen{{Addr: f.vip, Proto: policy.TCP}}, Scheduler: "rr",
+				Persistence: policy.Persistence{Timeout: time.Minute}, Servers: twoServers(f, 0)}}
+		})
+		first := pt.SrcDst(at(f.client, 1), at(f.rs1, 80))
+		pt.Check(t, r.one(0, 1, pt.TCP(t, at(f.client, 1), at(f.vip, 80), syn)), first)
+		pt.Check(t, r.one(0, 1, pt.TCP(t, at(f.other, 1), at(f.vip, 80), syn)), pt.SrcDst(at(f.other, 1), at(f.rs2, 80)))
+		for port := uint16(2); port < 6; port++ {
+			pt.Check(t, r.one(0, 1, pt.TCP(t, at(f.client, port), at(f.vip, 443), syn)), pt.SrcDst(at(f.client, port), at(f.rs1, 443)))
+		}
+		var templates []Conn
+		r.e.Conns(ConnFilter{Templates: true}, func(c Conn) bool {
+			if c.Template {
+				templates = append(templates, c)
+			}
+			return true
+		})
+		if len(templates) != 2 || templates[0].VIP != at(f.vip, 0) || templates[0].Client.Port() != 0 {
+			t.Errorf("templates: %+v", templates)
+		}
+		// All flows and with them the templates end; the next of the same client is scheduled anew.
+		for range 4 {
+			r.now += 10 * time.Minute
+			r.e.expire()
+		}
+		pt.Check(t, r.one(0, 1, pt.TCP(t, at(f.other, 9), at(f.vip, 80), syn)), pt.SrcDst(at(f.other, 9), at(f.rs1, 80)))
+	})
+}
+
+// TestThresholds: a server with as many flows as it may have gets no more.
+func TestThresholds(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r := newRouter(t, only(func(f family) policy.Spec {
+			s := policy.Spec{Listen: policy.On(at(f.vip, 80), policy.TCP), Scheduler: "rr", Servers: twoServers(f, 80)}
+			s.Servers[0].Upper, s.Servers[1].Upper = 1, 2
+			return s
+		}))
+		servers := []netip.Addr{f.rs1, f.rs2, f.rs2}
+		for i, s := range servers {
+			pt.Check(t, r.one(0, 1, pt.TCP(t, at(f.client, uint16(i+1)), at(f.vip, 80), syn)), pt.SrcDst(at(f.client, uint16(i+1)), at(s, 80)))
+		}
+		pt.Check(t, r.one(0, 0, pt.TCP(t, at(f.client, 9), at(f.vip, 80), syn)), pt.HasICMP(f.icmpUnreachable, f.codePort))
+	})
+}
+
+// TestOwnTimeouts: a service's own timeouts go before the general ones, and both can change.
+func TestOwnTimeouts(t *testing.T) {
+	f := families[0]
+	cfg := Config{Services: []policy.Spec{
+		{Name: "own", Listen: policy.On(at(f.vip, 53), policy.UDP), Timeouts: policy.Timeouts{UDP: time.Second}, Servers: twoServers(f, 53)},
+		{Name: "general", Listen: policy.On(at(f.vip, 54), policy.UDP), Servers: twoServers(f, 54)},
+	}, Timeouts: policy.Timeouts{UDP: 10 * time.Second, Established: time.Hour}}
+	r := newRouter(t, func(_ *Options, c *Config) { *c = cfg })
+	expires := func(port uint16, want time.Duration) {
+		t.Helper()
+		client := at(f.client, port)
+		r.one(0, 1, pt.UDP(t, client, at(f.vip, port)))
+		r.e.Conns(ConnFilter{}, func(c Conn) bool {
+			if c.Client == client && c.Expires != want {
+				t.Errorf("port %d expires in %v, want %v", port, c.Expires, want)
+			}
+			return true
+		})
+	}
+	expires(53, time.Second)
+	expires(54, 10*time.Second)
+	cfg.Services = slices.Clone(cfg.Services)
+	cfg.Services[0].Timeouts = policy.Timeouts{}
+	cfg.Services[1].Timeouts = policy.Timeouts{UDP: 5 * time.Second}
+	cfg.Timeouts.UDP = 20 * time.Second
+	if err := r.e.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	r.now += time.Minute
+	r.e.expire()
+	expires(53, 20*time.Second)
+	expires(54, 5*time.Second)
+	cfg.Services = nil
+	for i := range 300 {
+		cfg.Services = append(cfg.Services, policy.Spec{Listen: policy.On(at(f.vip, uint16(i+1)), policy.UDP), Timeouts: policy.Timeouts{UDP: time.Duration(i+1) * time.Second}})
+	}
+	if err := r.e.Apply(cfg); err == nil {
+		t.Error("300 different timeouts were taken")
+	}
+}
+
+// TestKeep: flows to a deleted server go on only if the service says so.
+func TestKeep(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		for _, keep := range []bool{false, true} {
+			spec := policy.Spec{Name: "web", Listen: policy.On(at(f.vip, 80), policy.TCP), Scheduler: "rr", Keep: keep, Servers: twoServers(f, 80)}
+			r := newRouter(t, func(_ *Options, c *Config) { c.Services = []policy.Spec{spec} })
+			client, vip := at(f.client, 1), at(f.vip, 80)
+			r.one(0, 1, pt.TCP(t, client, vip, syn, pt.Seq(1)))
+			spec.Servers = spec.Servers[1:]
+			if err := r.e.Apply(Config{Services: []policy.Spec{spec}}); err != nil {
+				t.Fatal(err)
+			}
+			answer := pt.TCP(t, at(f.rs1, 80), client, pt.Flags(packet.TCPSyn|packet.TCPAck), pt.Seq(100), pt.Ack(2))
+			if !keep {
+				r.dropped(1, answer, packet.ServerGone)
+				continue
+			}
+			pt.Check(t, r.one(1, 0, answer), pt.SrcDst(vip, client))
+			pt.Check(t, r.one(0, 1, pt.TCP(t, client, vip, ack(), pt.Seq(2), pt.Ack(101))), pt.SrcDst(client, at(f.rs1, 80)))
+			pt.Check(t, r.one(0, 1, pt.TCP(t, at(f.client, 2), vip, syn)), pt.SrcDst(at(f.client, 2), at(f.rs2, 80)))
+		}
+	})
+}
+
+// TestKill: both ends hear a reset with the number that they expect.
+func TestKill(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r := newRouter(t)
+		client, vip, server := at(f.client, 1), at(f.vip, 80), at(f.rs1, 8080)
+		r.one(0, 1, pt.TCP(t, client, vip, syn, pt.Seq(1000)))
+		r.one(1, 0, pt.TCP(t, server, client, pt.Flags(packet.TCPSyn|packet.TCPAck), pt.Seq(5000), pt.Ack(1001)))
+		r.one(0, 1, pt.TCP(t, client, vip, ack(), pt.Seq(1001), pt.Ack(5001), pt.PayloadLen(10)))
+		var id string
+		r.e.Conns(ConnFilter{Server: "rs1"}, func(c Conn) bool { id = c.ID(); return true })
+		if err := r.e.Kill(id); err != nil {
+			t.Fatal(err)
+		}
+		toClient, toServer := r.ports[0].take(), r.ports[1].take()
+		if len(toClient) != 1 || len(toServer) != 1 {
+			t.Fatalf("%d and %d resets, want one each; drops %v", len(toClient), len(toServer), r.e.Drops())
+		}
+		pt.Check(t, toClient[0], pt.SrcDst(vip, client), pt.HasFlags(packet.TCPRst|packet.TCPAck), pt.HasSeq(5001), pt.HasAck(1011), pt.ValidChecksums())
+		pt.Check(t, toServer[0], pt.SrcDst(client, server), pt.HasFlags(packet.TCPRst|packet.TCPAck), pt.HasSeq(1011), pt.HasAck(5001), pt.ValidChecksums())
+		for _, bad := range []string{id, "", "tcp", "tcp/x/y", "tcp/" + client.String() + "/nowhere", "gre/" + client.String() + "/" + vip.String()} {
+			if err := r.e.Kill(bad); !errors.Is(err, ErrNoConn) {
+				t.Errorf("%q: %v, want ErrNoConn", bad, err)
+			}
+		}
+	})
+}
+
+// toBox is a way out of the box's interfaces that records.
+type toBox struct {
+	ways   map[[16]byte]Way
+	frames [][]byte
+	links  []int
+}
+
+func (b *toBox) Way(a [16]byte) (Way, bool) { w, ok := b.ways[a]; return w, ok }
+func (b *toBox) Write(frame []byte, link int) error {
+	b.frames, b.links = append(b.frames, slices.Clone(frame)), append(b.links, link)
+	return nil
+}
+
+// TestDirectFromBox: with a TUN alone, direct routing leaves by the box's own interfaces, the packet as it is.
+func TestDirectFromBox(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		way := Way{Link: 7, MTU: 1500, Source: packet.MAC{2, 1}, MAC: packet.MAC{2, 2}}
+		box := &toBox{ways: map[[16]byte]Way{f.rs1.As16(): way}}
+		r := newBox(t, func(o *Options, _ *Config) { o.Direct = box }, only(func(f family) policy.Spec {
+			return policy.Spec{Listen: policy.On(at(f.vip, 80), policy.TCP), Scheduler: "rr", Mode: policy.DR, Servers: twoServers(f, 80)[:1]}
+		}))
+		client, vip := at(f.client, 1), at(f.vip, 80)
+		for i, form := range [][]pt.Option{{syn}, {ack(), pt.PayloadLen(100), pt.PartialChecksum()}, {ack(), pt.PayloadLen(5000), pt.GSO(1400)}} {
+			in := pt.TCP(t, client, vip, form...)
+			if out := r.send(0, 0, in); len(out) > 0 || len(box.frames) != i+1 {
+				t.Fatalf("%d frames into the TUN, %d out of the box; drops %v", len(out), len(box.frames), r.e.Drops())
+			}
+			if want := packet.AppendEthernet(nil, in, way.MAC, way.Source); !slices.Equal(box.frames[i], want) || box.links[i] != 7 {
+				t.Errorf("link %d, got %x\nwant %x", box.links[i], box.frames[i], want)
+			}
+		}
+		way.MTU = 1000
+		box.ways[f.rs1.As16()] = way
+		pt.Check(t, r.one(0, 0, pt.TCP(t, client, vip, ack(), pt.PayloadLen(1200), pt.DontFragment())), pt.HasICMP(f.icmpBig, f.codeBig), pt.HasMTU(1000))
+		way.Down = true
+		box.ways[f.rs1.As16()] = way
+		r.dropped(0, pt.TCP(t, client, vip, ack()), packet.Unresolved)
+		delete(box.ways, f.rs1.As16())
+		r.dropped(0, pt.TCP(t, client, vip, ack()), packet.HopQueue)
+		// The server is the box itself: its own kernel has the VIP and answers.
+		box.ways[f.rs1.As16()] = Way{Local: true}
+		in := pt.TCP(t, at(f.client, 2), vip, syn)
+		if out := r.one(0, 0, in); !slices.Equal(out, in) {
+			t.Errorf("to the box itself: got %x\nwant %x", out, in)
+		}
+	})
+}
+
+// TestMixedModes: servers of one service may be reached in different ways.
+func TestMixedModes(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		box := &toBox{ways: map[[16]byte]Way{f.rs2.As16(): {Link: 3, MTU: 1500}}}
+		r := newBox(t, func(o *Options, _ *Config) { o.Direct = box }, only(func(f family) policy.Spec {
+			s := policy.Spec{Listen: policy.On(at(f.vip, 80), policy.TCP), Scheduler: "rr", Servers: twoServers(f, 80)}
+			s.Servers[1].Mode = policy.DR
+			return s
+		}))
+		pt.Check(t, r.one(0, 0, pt.TCP(t, at(f.client, 1), at(f.vip, 80), syn)), pt.SrcDst(at(f.client, 1), at(f.rs1, 80)))
+		if out := r.send(0, 0, pt.TCP(t, at(f.client, 2), at(f.vip, 80), syn)); len(out) != 0 || len(box.frames) != 1 {
+			t.Errorf("%d frames into the TUN, %d out of the box", len(out), len(box.frames))
+		}
+	})
+}
+
+// TestDialDirect: a check of the direct way arrives at the server's MAC addressed to the VIP, and its answer
+// reaches the checker; without the VIP there is no answer.
+func TestDialDirect(t *testing.T) {
+	eachLAN(t, func(t *testing.T, n lan) {
+		r := newOneArm(t)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		type result struct {
+			remote, local string
+			err           error
+		}
+		dialed := make(chan result)
+		go func() {
+			conn, err := r.e.DialDirect(ctx, "tcp", at(n.rs1, 80), at(n.vip, 80))
+			if err != nil {
+				dialed <- result{err: err}
+				return
+			}
+			defer conn.Close()
+			dialed <- result{conn.RemoteAddr().String(), conn.LocalAddr().String(), nil}
+		}()
+		<-r.ports[0].wrote
+		out := r.ports[0].take()[0]
+		if h, _ := packet.DecodeEthernet(out); h.Dst != macRS[0] || h.Src != macOwn {
+			t.Errorf("frame to %v from %v, want %v from %v", h.Dst, h.Src, macRS[0], macOwn)
+		}
+		var v packet.View
+		if reason := v.ParseEthernet(out); reason != packet.None || v.Tuple.Destination() != at(n.vip, 80) || v.Tuple.Source().Addr() != n.own {
+			t.Fatalf("%v: %v", reason, v.Tuple)
+		}
+		answer := pt.TCP(t, at(n.vip, 80), v.Tuple.Source(), pt.Flags(packet.TCPSyn|packet.TCPAck), pt.Seq(9), pt.Ack(v.Seq+1))
+		r.e.lanes[0].handle(from(macRS[0], answer))
+		got := <-dialed
+		if got.err != nil || got.remote != at(n.rs1, 80).String() {
+			t.Errorf("dialed: %+v; drops %v", got, r.e.Drops())
+		}
+		if _, err := r.e.DialDirect(ctx, "tcp", at(addr("192.0.2.1"), 80), at(n.vip, 80)); err == nil {
+			t.Error("dialed a server that is on no segment")
+		}
+	})
+}
