@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -71,7 +73,6 @@ func Build(specs []Spec, prev *Table) (*Table, error) {
 func Normalize(specs []Spec) ([]Spec, error) {
 	specs = slices.Clone(specs)
 	places := make(map[place]string, len(specs))
-	var ranges []wide // the service is left out
 	for i := range specs {
 		s := &specs[i]
 		if err := s.normalize(); err != nil {
@@ -82,23 +83,34 @@ func Normalize(specs []Spec) ([]Spec, error) {
 				return nil, fmt.Errorf("service %q: %w: %s is %q's", s.Name, ErrDuplicateService, p, other)
 			}
 			places[p] = s.Name
-			if p.listen.Ports() > 1 && !p.listen.All() {
-				ranges = append(ranges, wide{listen: p.listen})
-			}
 		}
 	}
-	for _, r := range ranges {
-		for p, name := range places {
-			if p.listen != r.listen && p.listen.Overlaps(r.listen) {
-				return nil, fmt.Errorf("service %q: %w: %s overlaps %s of %q", name, ErrDuplicateService, p, r.listen, places[place{listen: r.listen}])
-			}
-		}
+	if err := overlap(places); err != nil {
+		return nil, err
 	}
 	return specs, nil
 }
 
+// overlap finds two places that have a port in common: in order of their ports these are neighbours, if there
+// are any.
+func overlap(places map[place]string) error {
+	sorted := slices.SortedFunc(maps.Keys(places), func(p, q place) int {
+		a, b := p.listen, q.listen
+		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
+	})
+	for i := 1; i < len(sorted); i++ {
+		if p, q := sorted[i-1], sorted[i]; p.mark == (Mark{}) && q.mark == (Mark{}) && p.listen.Overlaps(q.listen) {
+			return fmt.Errorf("service %q: %w: %s overlaps %s of %q", places[q], ErrDuplicateService, q, p, places[p])
+		}
+	}
+	return nil
+}
+
 func (p place) String() string {
 	if p.mark.Value != 0 {
+		if p.mark.IPv6 {
+			return fmt.Sprintf("mark %d IPv6", p.mark.Value)
+		}
 		return fmt.Sprintf("mark %d", p.mark.Value)
 	}
 	return p.listen.String()

@@ -1,11 +1,14 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
+	"time"
+	"unicode"
 )
 
 // Diff lists how the table differs from prev, which may be nil, a line each: + for what is new, - for what
@@ -46,9 +49,68 @@ type differences struct {
 }
 
 func (d *differences) add(what string, from, to any) {
-	if !reflect.DeepEqual(from, to) {
-		d.lines = append(d.lines, fmt.Sprintf("~ %s: %s %v -> %v", d.subject, what, from, to))
+	if !reflect.DeepEqual(from, to) && !(empty(from) && empty(to)) {
+		d.lines = append(d.lines, fmt.Sprintf("~ %s: %s %s -> %s", d.subject, what, text(from), text(to)))
 	}
+}
+
+// empty says whether the value is a slice without elements, nil or not.
+func empty(value any) bool {
+	v := reflect.ValueOf(value)
+	return v.Kind() == reflect.Slice && v.Len() == 0
+}
+
+// text is a value for people. What is not set is none.
+func text(value any) string {
+	switch v := value.(type) {
+	case bool:
+		if v {
+			return "on"
+		}
+		return "off"
+	case time.Duration:
+		if v == 0 {
+			return "none"
+		}
+	case []StatusRange:
+		var ranges []string
+		for _, r := range v {
+			if r.First == r.Last {
+				ranges = append(ranges, fmt.Sprint(r.First))
+			} else {
+				ranges = append(ranges, fmt.Sprintf("%d-%d", r.First, r.Last))
+			}
+		}
+		return text(strings.Join(ranges, ","))
+	case []string:
+		return text(strings.Join(v, " "))
+	case Flags:
+		var flags []string
+		for i, name := range []string{"fallback", "port", "flag-3"} {
+			if v&(1<<i) != 0 {
+				flags = append(flags, name)
+			}
+		}
+		return text(strings.Join(flags, ","))
+	case Tunnel:
+		return tunnelText(v)
+	case string:
+		if v == "" {
+			return "none"
+		}
+	}
+	return fmt.Sprint(value)
+}
+
+func tunnelText(t Tunnel) string {
+	text := cmp.Or(t.Type, "ipip")
+	if t.Port != 0 {
+		text += fmt.Sprintf(" port %d", t.Port)
+	}
+	if t.Checksum != "" {
+		text += " " + t.Checksum
+	}
+	return text
 }
 
 func diffService(old, s *Spec) []string {
@@ -67,7 +129,9 @@ func diffService(old, s *Spec) []string {
 	d.addFields("health", old.Health, s.Health)
 	d.add("slow start", old.SlowStart, s.SlowStart)
 	d.add("quorum", old.Quorum, s.Quorum)
-	d.add("sorry server", old.sorry(), s.sorry())
+	if !old.sameSorry(s) {
+		d.add("sorry server", old.sorry(), s.sorry())
+	}
 	// Only the common servers have an order to be changed: those gone or new are listed as such.
 	if from, to := common(old, s), common(s, old); !slices.Equal(from, to) {
 		d.lines = append(d.lines, fmt.Sprintf("~ %s: order of servers", d.subject))
@@ -79,25 +143,63 @@ func diffService(old, s *Spec) []string {
 func (d *differences) addFields(what string, from, to any) {
 	a, b := reflect.ValueOf(from), reflect.ValueOf(to)
 	for i := range a.NumField() {
-		d.add(what+" "+strings.ToLower(a.Type().Field(i).Name), a.Field(i).Interface(), b.Field(i).Interface())
+		d.add(what+" "+spaced(a.Type().Field(i).Name), a.Field(i).Interface(), b.Field(i).Interface())
 	}
+}
+
+// spaced is the name of a field for people: SynRecv is syn recv, UDP is udp.
+func spaced(name string) string {
+	var b strings.Builder
+	for i, r := range name {
+		if i > 0 && unicode.IsUpper(r) && unicode.IsLower(rune(name[i-1])) {
+			b.WriteByte(' ')
+		}
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
 }
 
 func (s *Spec) sorry() string {
 	if s.Sorry == nil {
 		return "none"
 	}
-	return fmt.Sprintf("%s %s", s.Sorry.Name, s.Sorry.details())
+	return fmt.Sprintf("%s %s", s.Sorry.Name, s.details(s.Sorry))
+}
+
+// sameSorry leaves out what the sorry server only has from its service.
+func (s *Spec) sameSorry(other *Spec) bool {
+	if s.Sorry == nil || other.Sorry == nil {
+		return s.Sorry == other.Sorry
+	}
+	a, b := *s.Sorry, *other.Sorry
+	if s.follows(&a) && other.follows(&b) {
+		a.Mode, a.Keep, b.Mode, b.Keep = 0, false, 0, false
+	}
+	return a == b
+}
+
+// follows says whether a server is of the service's mode, and kept like the service's flows.
+func (s *Spec) follows(server *ServerSpec) bool {
+	return server.Mode == s.Mode && server.Keep == s.Keep
 }
 
 // details are a server's properties besides its name; those that are as usual are left out.
-func (s *ServerSpec) details() string {
-	text := fmt.Sprintf("%s weight %d", s.Address, s.Weight)
-	if s.MAC != ([6]byte{}) {
-		text += " mac " + macText(s.MAC)
+func (s *Spec) details(server *ServerSpec) string {
+	text := fmt.Sprintf("%s weight %d", server.Address, server.Weight)
+	if server.Mode != s.Mode {
+		text += " mode " + server.Mode.String()
 	}
-	if s.Upper != 0 || s.Lower != 0 {
-		text += fmt.Sprintf(" bounds %d/%d", s.Upper, s.Lower)
+	if server.Mode == Tunnelled || server.Tunnel != (Tunnel{}) {
+		text += " tunnel " + tunnelText(server.Tunnel)
+	}
+	if server.MAC != ([6]byte{}) {
+		text += " mac " + macText(server.MAC)
+	}
+	if server.Upper != 0 || server.Lower != 0 {
+		text += fmt.Sprintf(" bounds %d/%d", server.Upper, server.Lower)
+	}
+	if server.Keep != s.Keep {
+		text += " keep"
 	}
 	return text
 }
@@ -107,20 +209,20 @@ func diffServers(old, s *Spec) (lines []string) {
 	for _, server := range s.Servers {
 		was, ok := before[server.Address]
 		if !ok {
-			lines = append(lines, fmt.Sprintf("+ server %s/%s %s", s.Name, server.Name, server.details()))
+			lines = append(lines, fmt.Sprintf("+ server %s/%s %s", s.Name, server.Name, s.details(&server)))
 			continue
 		}
 		d := &differences{subject: fmt.Sprintf("server %s/%s %s", s.Name, server.Name, server.Address)}
 		d.add("name", was.Name, server.Name)
 		d.add("weight", was.Weight, server.Weight)
-		if old.Mode == s.Mode || server.Mode != s.Mode { // else it follows the service's
+		if was.Mode != old.Mode || server.Mode != s.Mode { // else it follows the service's
 			d.add("mode", was.Mode, server.Mode)
 		}
 		d.add("mac", macText(was.MAC), macText(server.MAC))
 		d.add("upper bound", was.Upper, server.Upper)
 		d.add("lower bound", was.Lower, server.Lower)
 		d.add("tunnel", was.Tunnel, server.Tunnel)
-		if old.Keep == s.Keep {
+		if was.Keep != old.Keep || server.Keep != s.Keep {
 			d.add("keep", was.Keep, server.Keep)
 		}
 		lines = append(lines, d.lines...)

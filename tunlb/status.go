@@ -107,8 +107,9 @@ func (e *Engine) Status() Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := Status{
-		Flows: FlowStatus{Count: e.flows.Len(), Cap: e.flows.Cap(), Evicted: e.flows.Stats().Evicted},
-		Drops: e.Drops(),
+		Services: []ServiceStatus{},
+		Flows:    FlowStatus{Count: e.flows.Len(), Cap: e.flows.Cap(), Evicted: e.flows.Stats().Evicted},
+		Drops:    e.Drops(),
 	}
 	states := e.roster.States(e.now())
 	for i, svc := range e.services.Services() {

@@ -148,6 +148,9 @@ func remark(srv tunlb.ServerStatus) string {
 	if srv.Drained {
 		remarks = append(remarks, "drained")
 	}
+	if srv.Sorry {
+		remarks = append(remarks, "serves as the last resort")
+	}
 	if srv.Overloaded {
 		remarks = append(remarks, fmt.Sprintf("overloaded: %d of %d", srv.Active+srv.Inactive, srv.Upper))
 	}

@@ -139,7 +139,7 @@ func (l *lab) addr(dev string, addrs ...string) {
 		l.until("local route of "+s, func() bool { // IPv6 makes it later, in a worker
 			routes, err := l.routes(familyOf(addr.Unmap()), unix.RT_TABLE_LOCAL, 0)
 			l.must(err)
-			return slices.ContainsFunc(routes, func(r routeEntry) bool { return r.dst == single(addr.Unmap()) })
+			return slices.ContainsFunc(routes, func(r routeEntry) bool { return r.dst == single(addr.Unmap()) && r.dev == dev })
 		})
 	}
 }
