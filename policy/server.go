@@ -77,7 +77,7 @@ func (s *Server) SetUnreachable(is bool) {
 // Unreachable tells what SetUnreachable has set.
 func (s *Server) Unreachable() bool { return s.unreachable }
 
-// SetDown tells that health checks have failed, or that they succeed again. What that means for the weight is
+// SetDown tells that health checks have failed or an operator drains the server, or neither any more. What that means for the weight is
 // the specs' to say; here it is that persistence sends nobody there any more.
 func (s *Server) SetDown(is bool) { s.down = is }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 
-	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/tunlb/ipvs"
 )
 
@@ -31,8 +30,8 @@ func (a *api) lvsTable(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var t Table
-	if t.State, t.Entries = a.d.LVS(); len(t.Specs) == 0 {
-		t.Specs, t.Entries = []policy.Spec{}, []ipvs.Entry{} // lists, for who is not of Go
+	if t.State, t.Entries = a.d.LVS(); t.Entries == nil {
+		t.Entries = []ipvs.Entry{} // a list, for who is not of Go
 	}
 	reply(w, http.StatusOK, t)
 }

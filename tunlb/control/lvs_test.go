@@ -49,7 +49,7 @@ func command(t *testing.T, line string) ipvs.Command {
 func TestLVS(t *testing.T) {
 	d := &daemon{}
 	c := NewClient(serve(t, d))
-	if table, err := c.LVS(t.Context()); err != nil || len(table.Specs) != 0 || table.Specs == nil {
+	if table, err := c.LVS(t.Context()); err != nil || len(table.Specs) != 0 || table.Entries == nil {
 		t.Errorf("the empty table: %+v, %v", table, err)
 	}
 	for _, line := range []string{

@@ -262,7 +262,7 @@ func TestDocumentedAnswers(t *testing.T) {
 				t.Errorf("%s %s: %v: %s", test.method, test.path, err, line)
 			}
 			for _, fault := range doc.check(doc.at(schema)["schema"], value, false) {
-				t.Errorf("%s %s: %s in %s", test.method, test.path, fault, line)
+				t.Errorf("%s %s: %s in %.300s", test.method, test.path, fault, line)
 			}
 		}
 	}

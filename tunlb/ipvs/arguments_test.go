@@ -186,3 +186,23 @@ func addr(t *testing.T, digits string) netip.Addr {
 	}
 	return a
 }
+
+// TestDeviations are what ipvsadm would take, in a sense that nobody means.
+func TestDeviations(t *testing.T) {
+	for line, want := range map[string]string{
+		"-A -t 10.0.0.1:80 -p -M 24":              "illegal virtual server persistent mask specified", // 0.0.0.24
+		"-A -t 10.0.0.1:80 -p -M 255.0.255.0":     "illegal virtual server persistent mask specified",
+		"-A -f 7 -M 0.0.0.255 -p":                 "illegal virtual server persistent mask specified",
+		"-A -t [::ffff:10.0.0.1]:80":              "illegal virtual server address[:port] specified", // another service than 10.0.0.1:80
+		"-A -t [10.0.0.1]:80 -p":                  "illegal virtual server address[:port] specified", // port 0
+		"-a -t [fd00::1]:80 -r ::ffff:1.1.1.1 -m": "illegal real server address[:port] specified",
+		"-A -t 10.0.0.1:80 -M 24":                 "",
+		"-A -t 10.0.0.1:80 -p -M 128.0.0.0":       "",
+		"-A -t 10.0.0.1:80 -p -M 0.0.0.0":         "",
+	} {
+		_, err := ipvs.Parse(strings.Fields(line), localNames(t))
+		if got := strings.TrimSuffix(failure(t, err), "\n[exit 2]\n"); got != want {
+			t.Errorf("%s: %q, want %q", line, got, want)
+		}
+	}
+}

@@ -179,3 +179,14 @@ func TestListErrors(t *testing.T) {
 		t.Errorf("connections: %v", err)
 	}
 }
+
+// TestListUnsorted: of services in one bucket of the kernel's table the newest comes first.
+func TestListUnsorted(t *testing.T) {
+	m := newMachine(t)
+	for _, port := range []string{"20480", "80"} { // 0x5000, 0x0050
+		m.run("-A", "-t", "10.0.0.10:"+port)
+	}
+	if got := m.run("-Ln", "--nosort"); !strings.HasSuffix(got, ":80 wlc\nTCP  10.0.0.10:20480 wlc\n") {
+		t.Errorf("in this order:\n%s", got)
+	}
+}

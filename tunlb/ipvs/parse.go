@@ -356,7 +356,8 @@ func (p *parser) service() error {
 		return usage("One-Packet Scheduling is only for UDP virtual services")
 	}
 	// IPVS would take a mask with holes, such as 24 (0.0.0.24) where a length was meant.
-	if hosts := uint64(1) << p.Persistence.HostBits; p.Service.Is4() && p.Persistence.HostBits > 0 && p.mask != -uint32(hosts) {
+	hosts := uint64(1) << p.Persistence.HostBits
+	if p.Persistence.Timeout > 0 && p.seen.has(optNetmask) && p.Service.Is4() && p.mask != -uint32(hosts) {
 		return errMask
 	}
 	return nil

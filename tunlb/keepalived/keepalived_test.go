@@ -93,6 +93,7 @@ func TestNotes(t *testing.T) {
 		"virtual_server fe80::1%lo 80 {\n}":                        "is no address",
 		"virtual_server 1.2.3.4 80-79 {\n}":                        "is no port",
 		"virtual_server fd00::-ffff 80 {\n}":                       "more than 256 addresses",
+		"virtual_server 1.2.3.4 0-79 {\n}":                         "is no port",
 		"virtual_server group g {\n}":                              "there is no such virtual_server_group",
 		"virtual_server_group g {\n}\nvirtual_server group g {\n}": "its group has no address",
 		"virtual_server 1.2.3.4 80 {\nreal_server\n}":              "k:2: real_server: it has no address",
