@@ -1,9 +1,9 @@
-# make demo | test | bench | build | install; everything needs Go and nothing else.
+# make demo | test | bench | build | install | install-ipvsadm; everything needs Go and nothing else.
 GO     ?= go
 BIN    := bin/tunlb
 PREFIX ?= /usr/local
 
-.PHONY: all build install demo test check unit race vet bench bench-go fuzz clean
+.PHONY: all build install install-ipvsadm demo test check unit race vet bench bench-go fuzz clean
 
 all: build
 
@@ -12,6 +12,21 @@ build:
 
 install: build
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/tunlb
+
+# The names that LVS's scripts call. What is in $(SBIN) already, such as the distribution's ipvsadm, stays.
+SBIN ?= $(PREFIX)/sbin
+install-ipvsadm: install
+	install -d $(DESTDIR)$(SBIN)
+	@for name in ipvsadm ipvsadm-save ipvsadm-restore; do \
+		link="$(DESTDIR)$(SBIN)/$$name"; \
+		case "$$(readlink "$$link" 2>/dev/null)" in \
+		"$(PREFIX)/bin/tunlb") continue;; \
+		esac; \
+		if [ -e "$$link" ] || [ -L "$$link" ]; then \
+			echo "$$link is there already, and not tunlb's: remove it, or name another place: make install-ipvsadm SBIN=DIR"; exit 1; \
+		fi; \
+		ln -s "$(PREFIX)/bin/tunlb" "$$link" && echo "$$link -> $(PREFIX)/bin/tunlb" || exit 1; \
+	done
 
 demo: build
 	./$(BIN) demo nat

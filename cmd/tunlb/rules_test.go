@@ -33,7 +33,7 @@ var rules = map[string]struct {
 	"tunlb/health":     {[]string{"policy"}, "probes dial by an injected dialer and know no engine"},
 	"tunlb": {[]string{"policy", "stack", "stack/neigh", "stack/packet", "stack/port", "tunlb/flow", "github.com/rs/zerolog",
 		"github.com/gaissmai/bart", "golang.org/x/time/rate"}, "the engine works on ports and tells no kernel anything"},
-	"tunlb/control":           {[]string{"tunlb", "github.com/rs/zerolog"}, "control serves what the engine says"},
+	"tunlb/control":           {[]string{"tunlb", "tunlb/ipvs", "github.com/rs/zerolog"}, "control serves what the engine says"},
 	"tunlb/doctor":            {[]string{"policy", "stack/packet", "tunlb", "tunlb/config", "tunlb/control", "github.com/vishvananda/...", "golang.org/x/sys/..."}, "checks look at the machine, and change nothing"},
 	"labnet":                  {[]string{"labnet/netns"}, "a topology does not know how packets are balanced"},
 	"labnet/netns":            {[]string{"github.com/vishvananda/...", "golang.org/x/sys/..."}, "the only other place that speaks to the kernel's namespaces"},

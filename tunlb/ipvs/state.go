@@ -116,7 +116,9 @@ func configure(spec *policy.Spec, c Command) error {
 	}
 	spec.Scheduler, spec.Flags = c.Scheduler, c.Flags
 	spec.Persistence, spec.OnePacket = c.Persistence, c.OnePacket
-	return valid(*spec)
+	alone := *spec
+	alone.Servers = nil // they have been asked about
+	return valid(alone)
 }
 
 // valid asks policy, so that whoever builds the table is not surprised.
@@ -183,8 +185,11 @@ func (s State) changeServer(c Command) (State, error) {
 	case c.Verb == DeleteServer:
 		spec.Servers = slices.Delete(slices.Clone(spec.Servers), k, k+1)
 	}
-	if err := valid(spec); err != nil {
-		return s, err
+	if c.Verb != DeleteServer {
+		alone := spec // the others have been asked about
+		if alone.Servers = []policy.ServerSpec{server}; valid(alone) != nil {
+			return s, errInvalid
+		}
 	}
 	return s.replace(i, spec), nil
 }
