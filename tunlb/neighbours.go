@@ -182,7 +182,7 @@ func (s *segment) log(e neigh.Event) {
 		neigh.ServerDown:      "the server does not answer for its address: it takes no new connections until it does",
 		neigh.ServerMoved:     "the server has another MAC",
 		neigh.PinnedClaim:     "somebody else claims the server's address: ignored, since its mac is configured",
-		neigh.AddressConflict: "another station claims the address",
+		neigh.AddressConflict: "another station claims " + e.Addr.String(),
 	}[e.Kind]
 	log := s.engine.log.Warn()
 	if e.Kind == neigh.ServerUp {

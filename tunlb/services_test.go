@@ -3,6 +3,7 @@ package tunlb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -363,4 +364,51 @@ func TestDialDirect(t *testing.T) {
 			t.Error("dialed a server that is on no segment")
 		}
 	})
+}
+
+// TestFlapping: 500 servers that come and go once a second cost a bounded number of builds, and lose no word.
+func TestFlapping(t *testing.T) {
+	const servers, seconds = 500, 3
+	f := families[0]
+	spec := policy.Spec{Name: "web", Listen: policy.On(at(f.vip, 80), policy.TCP), Health: policy.Health{Type: "tcp", Rise: 1, Fall: 1}}
+	for i := range servers {
+		spec.Servers = append(spec.Servers, policy.ServerSpec{Name: fmt.Sprint(i), Weight: 1, Address: at(netip.AddrFrom4([4]byte{192, 168, 0, 10}), uint16(1000+i))})
+	}
+	r := newRouter(t, func(_ *Options, c *Config) { c.Services = []policy.Spec{spec} })
+	builds, table := 0, r.e.services
+	look := func() {
+		if r.e.services != table {
+			builds, table = builds+1, r.e.services
+		}
+	}
+	for i := range servers * seconds {
+		r.now += time.Second / servers
+		r.e.Report("web", spec.Servers[i%servers].Address, i/servers%2 == 0, "refused")
+		look()
+		if i%(servers/4) == 0 {
+			r.e.expire()
+			look()
+		}
+	}
+	if builds > 10*seconds {
+		t.Errorf("%d builds in %d s", builds, seconds)
+	}
+	r.now += time.Second
+	r.e.expire()
+	for _, srv := range r.e.Status().Services[0].Servers {
+		if srv.Health != "up" || srv.Weight != 1 {
+			t.Fatalf("%s is %s with weight %d after its last success", srv.Name, srv.Health, srv.Weight)
+		}
+	}
+	seen := uint64(0)
+	r.e.Events(t.Context(), 0, false, func(ev Event) bool {
+		if seen != 0 && ev.Seq != seen+1 {
+			t.Fatalf("event %d after %d", ev.Seq, seen)
+		}
+		seen = ev.Seq
+		return true
+	})
+	if want := uint64(servers*seconds) + 1; seen < want { // each change, and the quorum's
+		t.Errorf("%d events, want at least %d", seen, want)
+	}
 }

@@ -186,6 +186,9 @@ func TestDocs(t *testing.T) {
 	}
 	ports := map[string][]int{"nat.yaml": nil, "dr.yaml": {0}, "dr-inline.yaml": {0, 1}}
 	for _, file := range files {
+		if filepath.Base(file) == "openapi.yaml" {
+			continue // no configuration
+		}
 		cfg, err := Load(file)
 		if err != nil {
 			t.Error(err)

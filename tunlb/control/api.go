@@ -129,7 +129,11 @@ func (a *api) order(w http.ResponseWriter, r *http.Request) {
 	}
 	events, err := a.d.Order(order)
 	if err != nil {
-		fail(w, statusOf(err), err)
+		code := statusOf(err)
+		if code != http.StatusNotFound {
+			code = http.StatusConflict // such as a name that several servers have
+		}
+		fail(w, code, err)
 		return
 	}
 	a.log.Info().Str("service", order.Service).Str("server", order.Server).Str("do", order.Do).Int("weight", order.Weight).

@@ -239,7 +239,7 @@ func TestOrders(t *testing.T) {
 		}
 	}
 	for engine, want := range map[error]int{
-		fmt.Errorf("rs9: %w", tunlb.ErrNoServer): 404, fmt.Errorf("nothing: %w", tunlb.ErrNoService): 404, errors.New("disk on fire"): 500,
+		fmt.Errorf("rs9: %w", tunlb.ErrNoServer): 404, fmt.Errorf("nothing: %w", tunlb.ErrNoService): 404, errors.New("several servers have that name"): 409,
 	} {
 		d.order = engine
 		var refused *Error
