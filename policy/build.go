@@ -216,7 +216,7 @@ func (s *Service) apply(spec Spec, r *registry, living map[serverKey]*Server) {
 	reweighted := false
 	for at, want := range spec.Servers {
 		server := spec.find(living, want.Address)
-		if server == nil {
+		if server == nil || !server.Deleted { // no other service's, if one was split into two or two are one now
 			server = &Server{}
 			r.enroll(server)
 		}

@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"encoding/binary"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -12,9 +14,11 @@ const DefaultTemplates = 1 << 20
 const controlled = 60 * time.Second
 
 // A quiesced or overloaded server keeps the clients that templates send to it, as in IPVS as long as
-// expire_quiescent_template is off. Those of a server that is deleted, unreachable or down are forgotten as
+// expire_quiescent_template is off. Those of a server that is deleted, unreachable, down or drained are forgotten as
 // soon as they are found.
-func (s *Server) attracts() bool { return !s.Deleted && !s.unreachable && !s.down }
+func (s *Server) attracts() bool {
+	return !s.Deleted && !s.unreachable && !s.down && !s.drained
+}
 
 // Template sends a client's new connections to one server. A plain value, for listings.
 type Template struct {
@@ -31,9 +35,10 @@ type persistence struct {
 	templates *templates
 	// epoch tells the service's templates from those of others, and from its own before they became invalid.
 	epoch uint32
-	// wholeVIP has one template for all ports of a VIP, since the service has more than single ports.
-	wholeVIP bool
-	mask     words // of the client's address
+	// ports is a mask of the place in a key. Without the port there is one template for all ports of a VIP; so it
+	// is where the service has more than single ports.
+	ports uint64
+	mask  words // of the client's address
 }
 
 // Opened tells that there is a flow to the server which its service's Pick has scheduled for c. Closed is to
@@ -76,7 +81,8 @@ func (s *Server) Persistent() int {
 // pickPersistent asks the template first, and makes one of what the scheduler picks.
 func (s *Service) pickPersistent(c *Client) *Server {
 	t, now := s.templates, ticks(c.Now)
-	key := s.key(c)
+	var key templateKey
+	s.key(&key, c)
 	hash := t.hash(&key)
 	if e, ref := t.find(&key, hash); e != nil {
 		server := t.registry.servers[e.server]
@@ -93,14 +99,13 @@ func (s *Service) pickPersistent(c *Client) *Server {
 	return server
 }
 
-// key is what a client's connections have in common.
-func (p *persistence) key(c *Client) templateKey {
-	client := wordsOf(&c.Src)
-	key := templateKey{words{client.high & p.mask.high, client.low & p.mask.low}, wordsOf(&c.Dst), p.epoch, c.DstPort, uint16(c.Proto)}
-	if p.wholeVIP {
-		key.port = 0
-	}
-	return key
+// key sets what a client's connections have in common. It is not returned, for what templateKey says.
+func (p *persistence) key(k *templateKey, c *Client) {
+	k.client.high = binary.BigEndian.Uint64(c.Src[:8]) & p.mask.high
+	k.client.low = binary.BigEndian.Uint64(c.Src[8:]) & p.mask.low
+	k.vip.high = binary.BigEndian.Uint64(c.Dst[:8])
+	k.vip.low = binary.BigEndian.Uint64(c.Dst[8:])
+	k.place = uint64(p.epoch)<<32 | uint64(c.DstPort)<<16&p.ports | uint64(c.Proto)
 }
 
 // persist sets the service up for what its spec says now. Templates stay valid unless they would be found by
@@ -111,8 +116,8 @@ func (s *Service) persist(r *registry) {
 	if p := s.Persistence; p.Timeout > 0 && len(s.Listen) > 0 {
 		s.epoch = was.epoch
 		s.mask = maskOf(p.HostBits, s.Is4())
-		for _, l := range s.Listen {
-			s.wholeVIP = s.wholeVIP || l.Ports() > 1
+		if s.ports = 0xffff << 16; slices.ContainsFunc(s.Listen, func(l Listen) bool { return l.Ports() > 1 }) {
+			s.ports = 0
 		}
 		if was.epoch == 0 || s.persistence != was {
 			s.epoch = r.templates.nextEpoch()
@@ -161,8 +166,8 @@ func (t *Table) Templates(now time.Duration, cursor uint64, n int, visit func(Te
 		c.extend(ticks(now))
 		visit(Template{
 			Client: netip.AddrFrom16(e.client.bytes()).Unmap(),
-			VIP:    netip.AddrPortFrom(netip.AddrFrom16(e.vip.bytes()).Unmap(), e.port),
-			Proto:  uint8(e.proto),
+			VIP:    netip.AddrPortFrom(netip.AddrFrom16(e.vip.bytes()).Unmap(), e.port()),
+			Proto:  e.proto(),
 			Server: all.registry.servers[e.server],
 			Left:   time.Duration(c.deadline.sub(ticks(now))) * tickUnit,
 			Flows:  int(e.flows),

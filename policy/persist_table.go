@@ -13,16 +13,17 @@ import (
 //
 // Inside a page: groups of eight slots, tried one after the other from the hash's own on, and no tombstones. A
 // group has its tags, a byte of the hash each, in a word elsewhere, so that a search seldom touches another
-// template than the one that it is after. It is a matter of branches, more than of bytes: a processor that can
-// tell where a search ends goes ahead to the next one while memory is slow to answer this one.
+// template than the one that it is after. Memory is what it waits for: a processor that foresees where a search
+// ends is at the next one meanwhile, and one that has to follow chains of templates is not.
 type templates struct {
 	registry *registry
 	seeds    [5]uint64
 	dir      []uint32 // 2^depth numbers of pages; a page of lesser depth has several in a row
-	depth    uint8
-	pages    []templatePage // by number; [0] is none, so that ref 0 is none
-	tags     []uint64       // by number of page and group
-	spare    uint32         // a page that is empty, for split
+	depth    uint8    // at least 1
+	pages    []*templatePage
+	tags     [][templateGroups]uint64 // by number of page and group
+	fill     []templateFill           // by number of page; there is no page 0, so that ref 0 is none
+	spare    uint32                   // a page that is empty, for split
 	len, cap int
 	epoch    uint32 // the last one given out
 	sweeping bool   // away what became invalid, from the hash swept on
@@ -30,11 +31,13 @@ type templates struct {
 	wheel    templateWheel
 }
 
-// templatePage has slots without pointers: the garbage collector does not look into them.
-type templatePage struct {
-	slots *[templateSlots]template
-	count uint32
-	depth uint8 // how many of the hash's highest bits all its templates share
+// templatePage has no pointers: the garbage collector does not look into it.
+type templatePage [templateSlots]template
+
+// templateFill is how many templates a page has, and how many of the hash's highest bits they all share.
+type templateFill struct {
+	count uint16
+	depth uint8
 }
 
 // With pages of 192 slots 2^20 templates, and a million, fill them to two thirds.
@@ -59,20 +62,15 @@ type template struct {
 }
 
 // templateKey is in words, and hashed and compared by the word: loads wider than the stores just before would
-// wait for these to leave the store buffer, behind the cache misses of the templates before. That was 330 ns
-// instead of 100.
+// wait for these to leave the store buffer, behind the cache misses of the templates before. That made a lookup
+// half as long again.
 type templateKey struct {
 	client, vip words
-	epoch       uint32
-	port, proto uint16
+	place       uint64 // epoch of the service, port and protocol
 }
 
 // words are an address.
 type words struct{ high, low uint64 }
-
-func wordsOf(a *[16]byte) words {
-	return words{binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])}
-}
 
 func (w words) bytes() (a [16]byte) {
 	binary.BigEndian.PutUint64(a[:8], w.high)
@@ -80,19 +78,17 @@ func (w words) bytes() (a [16]byte) {
 	return a
 }
 
-// place is the key's last word.
-func (k *templateKey) place() uint64 {
-	return uint64(k.epoch)<<32 | uint64(k.port)<<16 | uint64(k.proto)
-}
+func (k *templateKey) epoch() uint32 { return uint32(k.place >> 32) }
+func (k *templateKey) port() uint16  { return uint16(k.place >> 16) }
+func (k *templateKey) proto() uint8  { return uint8(k.place) }
 
 func (k *templateKey) is(other *templateKey) bool {
 	return k.client.low == other.client.low && k.client.high == other.client.high &&
-		k.vip.low == other.vip.low && k.vip.high == other.vip.high &&
-		k.epoch == other.epoch && k.port == other.port && k.proto == other.proto
+		k.vip.low == other.vip.low && k.vip.high == other.vip.high && k.place == other.place
 }
 
 func newTemplates(r *registry) *templates {
-	t := &templates{registry: r, dir: []uint32{1}, spare: 2}
+	t := &templates{registry: r, dir: []uint32{1, 1}, depth: 1, spare: 2}
 	for range 3 {
 		t.addPage()
 	}
@@ -105,8 +101,7 @@ func newTemplates(r *registry) *templates {
 }
 
 func (t *templates) addPage() (number uint32) {
-	t.pages = append(t.pages, templatePage{slots: new([templateSlots]template)})
-	t.tags = append(t.tags, make([]uint64, templateGroups)...)
+	t.pages, t.tags, t.fill = append(t.pages, new(templatePage)), append(t.tags, [templateGroups]uint64{}), append(t.fill, templateFill{})
 	return uint32(len(t.pages) - 1)
 }
 
@@ -129,7 +124,7 @@ func (t *templates) nextEpoch() uint32 {
 
 // valid says whether the service of a template still knows it.
 func (t *templates) valid(e *template) bool {
-	return t.registry.servers[e.server].Service.epoch == e.epoch
+	return t.registry.servers[e.server].Service.epoch == e.epoch()
 }
 
 // hash is made of folded products of the key's words and secret numbers, as maps do on machines without AES.
@@ -137,7 +132,7 @@ func (t *templates) hash(key *templateKey) uint64 {
 	s := &t.seeds
 	h := foldedProduct(key.client.high^s[0], key.client.low^s[1])
 	h ^= foldedProduct(key.vip.high^s[2], key.vip.low^s[3])
-	return foldedProduct(h^s[4], key.place()^s[1])
+	return foldedProduct(h^s[4], key.place^s[1])
 }
 
 func foldedProduct(a, b uint64) uint64 {
@@ -180,20 +175,22 @@ func groupsFrom(from, to uint32) uint32 {
 	return to + templateGroups - from
 }
 
-func (t *templates) pageOf(hash uint64) uint32 { return t.dir[hash>>(64-t.depth)] }
+func (t *templates) pageOf(hash uint64) uint32 { return t.dir[hash>>(-t.depth&63)] }
 
-func (t *templates) at(ref uint32) *template {
-	return &t.pages[ref/templateSlots].slots[ref%templateSlots]
+func (t *templates) at(ref uint32) *template { return &t.pages[ref/templateSlots][ref%templateSlots] }
+
+func (t *templates) groupAt(ref uint32) (tags *uint64, shift uint32) {
+	return &t.tags[ref/templateSlots][ref/templateGroup%templateGroups], ref % templateGroup * 8
 }
 
 // find returns the template of a key and its ref, nil if there is none.
 func (t *templates) find(key *templateKey, hash uint64) (*template, uint32) {
 	number := t.pageOf(hash)
-	slots, tags := t.pages[number].slots, t.tags[number*templateGroups:][:templateGroups]
+	page, tags := t.pages[number], &t.tags[number]
 	for g := homeOf(hash); ; g = groupAfter(g) {
 		for found := matching(tags[g], tagOf(hash)); found != 0; found &= found - 1 {
 			slot := g*templateGroup + firstByte(found)
-			if e := &slots[slot]; e.is(key) {
+			if e := &page[slot]; e.is(key) {
 				return e, number*templateSlots + slot
 			}
 		}
@@ -205,7 +202,8 @@ func (t *templates) find(key *templateKey, hash uint64) (*template, uint32) {
 
 // of finds a client's template.
 func (t *templates) of(p *persistence, c *Client) *template {
-	key := p.key(c)
+	var key templateKey
+	p.key(&key, c)
 	e, _ := t.find(&key, t.hash(&key))
 	return e
 }
@@ -218,7 +216,7 @@ func (t *templates) insert(key *templateKey, hash uint64, server *Server, now, d
 	if t.len == 0 {
 		t.wheel.start(now)
 	}
-	for t.pages[t.pageOf(hash)].count >= templateLimit && t.pages[t.pageOf(hash)].depth < maxTemplateDepth {
+	for t.fill[t.pageOf(hash)].count >= templateLimit && t.fill[t.pageOf(hash)].depth < maxTemplateDepth {
 		t.split(hash)
 	}
 	ref := t.place(t.pageOf(hash), hash)
@@ -227,25 +225,24 @@ func (t *templates) insert(key *templateKey, hash uint64, server *Server, now, d
 	t.link(e, ref, t.wheel.bucketFor(deadline))
 	t.len++
 	server.Hold()
-	if server.epoch != key.epoch {
-		server.epoch, server.persistent = key.epoch, 0
+	if server.epoch != key.epoch() {
+		server.epoch, server.persistent = key.epoch(), 0
 	}
 	server.persistent++
 }
 
 // place takes an empty slot of a page.
 func (t *templates) place(number uint32, hash uint64) (ref uint32) {
-	if t.pages[number].count == templateSlots-1 {
+	if t.fill[number].count == templateSlots-1 {
 		panic("policy: hashes of templates are not random") // long after maxTemplates
 	}
-	t.pages[number].count++
-	g := homeOf(hash)
-	for vacant(t.tags[number*templateGroups+g]) == 0 {
+	t.fill[number].count++
+	g, tags := homeOf(hash), &t.tags[number]
+	for vacant(tags[g]) == 0 {
 		g = groupAfter(g)
 	}
-	tags := &t.tags[number*templateGroups+g]
-	i := firstByte(vacant(*tags))
-	*tags |= tagOf(hash) << (8 * i)
+	i := firstByte(vacant(tags[g]))
+	tags[g] |= tagOf(hash) << (8 * i)
 	return number*templateSlots + g*templateGroup + i
 }
 
@@ -253,18 +250,17 @@ func (t *templates) place(number uint32, hash uint64) (ref uint32) {
 func (t *templates) remove(ref uint32) {
 	e := t.at(ref)
 	t.unlink(e)
-	server, epoch := t.registry.servers[e.server], e.epoch
-	number := ref / templateSlots
-	t.pages[number].count--
+	server, epoch := t.registry.servers[e.server], e.epoch()
+	t.fill[ref/templateSlots].count--
 	t.len--
 	// A gap in a full group hides those that did not find room there: the first of them moves in, and leaves
 	// a gap of its own.
 	for {
-		tags, from, tag := &t.tags[ref/templateGroup], uint32(0), uint64(0)
+		tags, shift := t.groupAt(ref)
+		from, tag := uint32(0), uint64(0)
 		if vacant(*tags) == 0 {
-			from, tag = t.overflowed(number, ref/templateGroup%templateGroups)
+			from, tag = t.overflowed(ref/templateSlots, ref/templateGroup%templateGroups)
 		}
-		shift := ref % templateGroup * 8
 		*tags = *tags&^(0xff<<shift) | tag<<shift
 		if from == 0 {
 			break
@@ -282,7 +278,7 @@ func (t *templates) remove(ref uint32) {
 // overflowed finds a template behind a full group that would rather be in it, and its tag; 0 if there is none.
 func (t *templates) overflowed(number, g uint32) (ref uint32, tag uint64) {
 	for h := groupAfter(g); ; h = groupAfter(h) {
-		tags := t.tags[number*templateGroups+h]
+		tags := t.tags[number][h]
 		for set := ^vacant(tags) & (everyByte << 7); set != 0; set &= set - 1 {
 			ref := number*templateSlots + h*templateGroup + firstByte(set)
 			hash := t.hash(&t.at(ref).templateKey)
@@ -307,8 +303,8 @@ func (t *templates) move(from, to uint32) {
 func (t *templates) split(hash uint64) {
 	number := t.pageOf(hash)
 	lower, upper := t.spare, t.addPage()
-	old := &t.pages[number]
-	if old.depth == t.depth {
+	old, depth := t.pages[number], t.fill[number].depth
+	if depth == t.depth {
 		dir := make([]uint32, 2*len(t.dir))
 		for i := range dir {
 			dir[i] = t.dir[i/2]
@@ -316,20 +312,20 @@ func (t *templates) split(hash uint64) {
 		t.dir = dir
 		t.depth++
 	}
-	t.pages[lower].depth, t.pages[upper].depth = old.depth+1, old.depth+1
-	for i := range old.slots {
-		e := &old.slots[i]
+	t.fill[lower].depth, t.fill[upper].depth = depth+1, depth+1
+	for i := range old {
+		e := &old[i]
 		if e.server == 0 {
 			continue
 		}
 		h, to := t.hash(&e.templateKey), lower
-		if h>>(63-old.depth)&1 != 0 {
+		if h>>(63-depth)&1 != 0 {
 			to = upper
 		}
 		t.move(number*templateSlots+uint32(i), t.place(to, h))
 	}
 	// The page had this many places in the directory.
-	places := 1 << (t.depth - old.depth)
+	places := 1 << (t.depth - depth)
 	first := int(hash>>(64-t.depth)) &^ (places - 1)
 	for i := range places {
 		t.dir[first+i] = lower
@@ -337,15 +333,13 @@ func (t *templates) split(hash uint64) {
 			t.dir[first+i] = upper
 		}
 	}
-	clear(old.slots[:])
-	clear(t.tags[number*templateGroups:][:templateGroups])
-	old.count, old.depth, t.spare = 0, 0, number
+	*old, t.tags[number], t.fill[number], t.spare = templatePage{}, [templateGroups]uint64{}, templateFill{}, number
 }
 
 // after is the first hash behind the page of a hash, 0 behind the last page. A page's templates go to pages
 // side by side when it is split: what is behind a hash stays behind it.
 func (t *templates) after(hash uint64) uint64 {
-	depth := t.pages[t.pageOf(hash)].depth
+	depth := t.fill[t.pageOf(hash)].depth
 	if depth == 0 {
 		return 0
 	}
@@ -356,13 +350,14 @@ func (t *templates) after(hash uint64) uint64 {
 // walk visits the templates of whole pages, until there were n. The cursor is a hash.
 func (t *templates) walk(cursor uint64, n int, visit func(*template)) (next uint64, more bool) {
 	for n > 0 {
-		p := &t.pages[t.pageOf(cursor)]
-		for i := range p.slots {
-			if p.slots[i].server != 0 {
-				visit(&p.slots[i])
+		number := t.pageOf(cursor)
+		page := t.pages[number]
+		for i := range page {
+			if page[i].server != 0 {
+				visit(&page[i])
 			}
 		}
-		n -= int(p.count) + 1
+		n -= int(t.fill[number].count) + 1
 		if cursor = t.after(cursor); cursor == 0 {
 			return 0, false
 		}
@@ -380,10 +375,9 @@ func (t *templates) sweep(budget *int) bool {
 			return false
 		}
 		number := t.pageOf(t.swept)
-		p := &t.pages[number]
-		*budget -= int(p.count) + 1
+		*budget -= int(t.fill[number].count) + 1
 		for i := uint32(0); i < templateSlots; {
-			if e := &p.slots[i]; e.server != 0 && !t.valid(e) {
+			if e := &t.pages[number][i]; e.server != 0 && !t.valid(e) {
 				t.remove(number*templateSlots + i) // another one may be in its slot now
 				continue
 			}

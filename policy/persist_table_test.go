@@ -14,11 +14,12 @@ func (t *templates) check(tb testing.TB) {
 	total := 0
 	for hash, more := uint64(0), true; more; {
 		number := t.pageOf(hash)
-		p, count := &t.pages[number], uint32(0)
-		for i := range p.slots {
-			e := &p.slots[i]
+		page, count := t.pages[number], uint16(0)
+		for i := range page {
+			e := &page[i]
 			ref := number*templateSlots + uint32(i)
-			if tag := t.tags[ref/templateGroup] >> (ref % templateGroup * 8) & 0xff; e.server == 0 && tag != 0 ||
+			tags, shift := t.groupAt(ref)
+			if tag := *tags >> shift & 0xff; e.server == 0 && tag != 0 ||
 				e.server != 0 && tag != tagOf(t.hash(&e.templateKey)) {
 				tb.Fatalf("template %d: tag %x: %+v", ref, tag, *e)
 			}
@@ -34,8 +35,8 @@ func (t *templates) check(tb testing.TB) {
 				tb.Fatalf("template %d: its neighbours know another: %+v", ref, *e)
 			}
 		}
-		if count != p.count || count > templateLimit {
-			tb.Fatalf("page %d counts %d, has %d", number, p.count, count)
+		if count != t.fill[number].count || count > templateLimit {
+			tb.Fatalf("page %d counts %d, has %d", number, t.fill[number].count, count)
 		}
 		total += int(count)
 		hash = t.after(hash)

@@ -7,7 +7,8 @@ import (
 	"github.com/tunlb/tunlb/policy"
 )
 
-// TestRatesRecorded: traffic all of one period and the rates that the kernel showed some periods later.
+// TestRatesRecorded: traffic all of one period and the rates that the kernel showed some periods later; and halves,
+// which it rounds down.
 func TestRatesRecorded(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -18,6 +19,7 @@ func TestRatesRecorded(t *testing.T) {
 		{"four short connections", policy.Counters{Conns: 4, InPackets: 24, OutPackets: 16, InBytes: 1388, OutBytes: 1140}, 5, policy.Rates{Conns: 0, InPackets: 1, OutPackets: 1, InBytes: 55, OutBytes: 45}},
 		{"four datagrams", policy.Counters{Conns: 4, InPackets: 4, InBytes: 116}, 4, policy.Rates{InBytes: 6}},
 		{"two datagrams", policy.Counters{Conns: 2, InPackets: 2, InBytes: 58}, 4, policy.Rates{InBytes: 3}},
+		{"halves", policy.Counters{Conns: 4, InPackets: 5, InBytes: 4, OutBytes: 5}, 1, policy.Rates{InPackets: 1, OutBytes: 1}},
 		{"nothing", policy.Counters{}, 4, policy.Rates{}},
 	} {
 		table := build(t, nil, web("rr", 1))

@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 )
@@ -188,41 +187,6 @@ func TestQuiesced(t *testing.T) {
 	}
 	if weighted := ring(func(s []ServerSpec) { s[2].Weight = 1 }); !slices.Contains(weighted, 2) {
 		t.Error("a server that has got a weight has no slot")
-	}
-}
-
-// TestLocalityBounds: the cache takes no more than it may, and makes room by what nobody has asked for lately.
-func TestLocalityBounds(t *testing.T) {
-	spec := Spec{Listen: On(netip.MustParseAddrPort("203.0.113.22:80"), TCP), Scheduler: "lblc"}
-	spec.Servers = []ServerSpec{{Address: netip.MustParseAddrPort("192.168.0.10:80"), Weight: 1}}
-	table, err := Build([]Spec{spec}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	svc := table.Services()[0]
-	cache := svc.scheduler.(*locality).cache
-	ask := func(from, n int, now time.Duration) {
-		for i := range n {
-			if svc.Pick(Client{Dst: [16]byte{0: 0x20, 13: byte((from + i) >> 16), 14: byte((from + i) >> 8), 15: byte(from + i)}, Now: now}) == nil {
-				t.Fatal("picked none")
-			}
-		}
-	}
-	for _, c := range []struct {
-		from, n int
-		now     time.Duration
-		want    int
-	}{
-		{0, localityFull + 10, 0, localityFull},
-		{0, 100, 5 * time.Minute, localityFull},   // these are in use
-		{50000, 1, 5 * time.Minute, localityFull}, // none is idle yet
-		{50000, 1, 5*time.Minute + 59*time.Second, localityFull},
-		{50001, 1, 6 * time.Minute, 101}, // all but those in use
-		{50001, 1, 6*time.Minute + 24*time.Hour, 101},
-	} {
-		if ask(c.from, c.n, c.now); len(cache) != c.want {
-			t.Errorf("%d destinations at %s: got %d entries, want %d", c.n, c.now, len(cache), c.want)
-		}
 	}
 }
 

@@ -43,7 +43,8 @@ func (r *Roster) Compose(now time.Duration) []Spec {
 }
 
 // Mark tells the servers of a table that was built from Compose who of them is down or drained, so that persistence
-// does not send its clients there. A server whose weight was set to 0 keeps them, as in IPVS.
+// does not send its clients there: a drained server is to become idle. One whose weight was set to 0 keeps them, as
+// in IPVS.
 func (r *Roster) Mark(t *Table) {
 	for i, svc := range t.services {
 		if i >= len(r.services) {
@@ -51,7 +52,8 @@ func (r *Roster) Mark(t *Table) {
 		}
 		for _, server := range svc.Servers {
 			m := r.services[i].byAddress[server.Address]
-			server.SetDown(m != nil && (m.isDown() || m.drained))
+			server.SetDown(m != nil && m.isDown())
+			server.SetDrained(m != nil && m.drained)
 		}
 	}
 }

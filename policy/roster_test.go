@@ -135,8 +135,10 @@ func TestRosterHealth(t *testing.T) {
 			{Service: "web", Server: netip.MustParseAddrPort("192.168.9.9:80")},
 			{Service: "web"},
 		} {
-			if o.Observe(r, 0) || o.Observe(r, 0) || o.Observe(r, 0) {
-				t.Errorf("observed %+v", r)
+			for range 3 {
+				if o.Observe(r, 0) {
+					t.Errorf("observed %+v", r)
+				}
 			}
 		}
 	})
@@ -399,6 +401,9 @@ func TestRosterSlowStart(t *testing.T) {
 		o.now = 1000 * time.Second
 		o.see(3, s, 0, "refused")
 		o.see(2, s, 0, "")
+		if next, ok := o.Next(o.now); !ok || next != 1010*time.Second { // before Compose has seen it
+			t.Errorf("next step at %s, %t", next, ok)
+		}
 		steps := 0
 		for _, c := range []struct {
 			at   time.Duration
@@ -462,15 +467,14 @@ func TestRosterSlowStart(t *testing.T) {
 	o.configure(more)
 	o.see(1, more, 2, "")
 	o.wants("joins", "a20 b20 c1")
+	o.now += time.Hour
+	more.SlowStart = 2 * time.Hour
+	o.configure(more)
+	o.wants("longer than before: who has risen stays", "a1 b1 c1")
 	more.Health.Path = "/other"
 	o.configure(more)
 	o.allUp(more)
 	o.wants("all checks are new", "a1 b1 c1")
-	// Longer than before: who has risen stays.
-	o.now += time.Hour
-	more.SlowStart = 2 * time.Hour
-	o.configure(more)
-	o.wants("longer", "a1 b1 c1")
 
 	for _, c := range []struct {
 		scheduler string
@@ -522,7 +526,7 @@ func TestRosterStates(t *testing.T) {
 	}
 }
 
-// TestRosterMark: persistence sends nobody to a server that is down, and those of a drained one stay.
+// TestRosterMark: persistence sends nobody to a server that is drained or down; those of one with weight 0 stay.
 func TestRosterMark(t *testing.T) {
 	twins(t, func(t *testing.T, v6 bool) {
 		s := checked(v6, 1, 1)
@@ -536,16 +540,23 @@ func TestRosterMark(t *testing.T) {
 			return names(table.Services()[0], from(s, "10.0.1.1", 80, 0))
 		}
 		got := pick()
-		if _, err := o.Drain("", "a", 0); err != nil {
-			t.Fatal(err)
+		do := func(_ []policy.Target, err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got += pick()
 		}
-		got += pick()
-		o.see(3, s, 0, "refused")
-		got += pick()
-		o.see(2, s, 0, "")
-		got += pick()
-		if got != "aabb" {
-			t.Errorf("picked %s, want aabb", got)
+		do(o.SetWeight("", "a", 0, 0))
+		do(o.SetWeight("", "a", 1, 0))
+		do(o.Drain("", "a", 0))
+		do(o.Undrain("", "a", 0))
+		o.see(3, s, 1, "refused")
+		do(nil, nil)
+		o.see(2, s, 1, "")
+		do(nil, nil)
+		if got != "aaabbaa" {
+			t.Errorf("picked %s, want aaabbaa", got)
 		}
 	})
 }

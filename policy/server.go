@@ -57,6 +57,7 @@ type Server struct {
 
 	unreachable bool
 	down        bool
+	drained     bool
 	overloaded  bool
 	holds       int    // of the ID, by others than counted flows
 	at          int    // index in the service's list; valid unless Deleted
@@ -77,12 +78,16 @@ func (s *Server) SetUnreachable(is bool) {
 // Unreachable tells what SetUnreachable has set.
 func (s *Server) Unreachable() bool { return s.unreachable }
 
-// SetDown tells that health checks have failed or an operator drains the server, or neither any more. What that means for the weight is
-// the specs' to say; here it is that persistence sends nobody there any more.
+// SetDown tells that health checks have failed, or that they succeed again. What that means for the weight is the
+// specs' to say; here it is that persistence sends nobody there any more.
 func (s *Server) SetDown(is bool) { s.down = is }
 
 // Down tells what SetDown has set.
 func (s *Server) Down() bool { return s.down }
+
+// SetDrained tells that an operator drains the server, or no longer does. As with SetDown the weight is the specs'
+// to say, and persistence sends nobody there meanwhile.
+func (s *Server) SetDrained(is bool) { s.drained = is }
 
 // Overloaded says whether the server has reached its upper bound of flows and not yet got below the lower. It
 // takes no new connections meanwhile.

@@ -360,3 +360,25 @@ func TestIDs(t *testing.T) {
 		})
 	})
 }
+
+// TestSplit: a service that is split into two keeps its servers to itself, and gets none of the other's when
+// they are one again.
+func TestSplit(t *testing.T) {
+	one := web("rr", 1)
+	both, two := one, one
+	two.Listen = policy.On(netip.MustParseAddrPort("10.0.0.11:80"), policy.TCP)
+	both.Listen = slices.Concat(one.Listen, two.Listen)
+	table := build(t, nil, both)
+	kept := table.Services()[0].Servers[0]
+	kept.Add(true)
+	table = build(t, table, one, two)
+	for i, svc := range table.Services() {
+		if s := svc.Servers[0]; s.Service != svc || (s == kept) != (i == 0) || s.Deleted {
+			t.Errorf("service %d after the split: %+v", i, s)
+		}
+	}
+	table = build(t, table, both)
+	if s := table.Services()[0].Servers[0]; s != kept || s.Deleted || s.Active != 1 {
+		t.Errorf("in one again: %+v, want %+v", s, kept)
+	}
+}

@@ -249,7 +249,7 @@ func (l *lane) revalidate(f *flow.Flow, dir flow.Direction, v *packet.View) (*fl
 	}
 	srv := e.services.Server(f.Server())
 	switch {
-	case srv != nil && srv.Unreachable() && dir == flow.Forward && (v.Tuple.Proto == packet.ProtoUDP || !f.Assured()):
+	case srv != nil && (srv.Unreachable() || srv.Down()) && dir == flow.Forward && (v.Tuple.Proto == packet.ProtoUDP || !f.Assured()):
 		// Nothing is lost by trying another server: a client that sends its SYN or its query once more
 		// would keep the flow to this one alive.
 		e.flows.Delete(f)

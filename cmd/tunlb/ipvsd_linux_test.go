@@ -249,6 +249,10 @@ func TestStartTogether(t *testing.T) {
 	if got := strings.Count(l.ipvsadm("-S", "-n"), "\n"); got != n {
 		t.Errorf("%d services, want %d: more than one daemon?", got, n)
 	}
+	// A second one would have refused to be beside the first, and have said so.
+	if log, err := os.ReadFile(logOf(l.socket)); err != nil || strings.Count(string(log), "\n") != 1 {
+		t.Errorf("%v, the log of one start has more than its line:\n%s", err, log)
+	}
 	left, err := filepath.Glob(filepath.Join(filepath.Dir(l.socket), "*"))
 	if err != nil || len(left) != 2 { // socket and log
 		t.Errorf("files: %q, %v", left, err)

@@ -98,6 +98,7 @@ func newApp() *cli.App {
 			weightCommand(),
 			reloadCommand(),
 			ipvsadmCommand(),
+			importCommand(),
 			cleanCommand(),
 			demoCommand(),
 			doctorCommand(),

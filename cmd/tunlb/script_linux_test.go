@@ -60,6 +60,7 @@ func TestScripts(t *testing.T) {
 				self, err := os.Executable()
 				ts.Check(err)
 				cmd := exec.Command(self, args...)
+				cmd.Dir = ts.MkAbs(".")
 				cmd.Args[0] = program
 				cmd.Env = append(os.Environ(), asProgram+"=1", "TUNLB_SOCKET="+ts.Getenv("TUNLB_SOCKET"))
 				cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(ts.ReadFile("stdin")), ts.Stdout(), ts.Stderr()
