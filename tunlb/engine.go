@@ -103,6 +103,7 @@ type Engine struct {
 	classes   classes
 	estimated time.Duration    // when rates were last
 	rebuilt   time.Duration    // when the table of services was
+	sweep     sweep            // of connections to servers that are gone
 	mappings  []*flow.Mappings // parallel to config.Gateways
 	fragments *fragments
 	box       Box
@@ -290,6 +291,7 @@ func (e *Engine) expireLoop(ctx context.Context) {
 			return
 		case <-tick.C:
 			e.expire()
+			e.sweepSome()
 		}
 	}
 }

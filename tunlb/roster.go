@@ -78,6 +78,7 @@ func (e *Engine) Report(service string, server netip.AddrPort, ok bool, cause st
 // rebuildLocked builds the table of the services as the roster has them. What it is made of has been through
 // Normalize, so that nothing is left to fail; if it does all the same, the old table stays in force.
 func (e *Engine) rebuildLocked() {
+	before := e.serversLocked()
 	services, err := policy.Build(e.roster.Compose(e.now()), e.services)
 	if err != nil {
 		e.log.Error().Err(err).Msg("services could not be built anew: this is a fault of tunlb's, please report it")
@@ -85,6 +86,9 @@ func (e *Engine) rebuildLocked() {
 	}
 	e.roster.Mark(services)
 	e.services, e.rebuilt = services, e.now()
+	if goneLocked(before) {
+		e.sweep = sweep{due: true}
+	}
 	e.reachLocked()
 }
 

@@ -260,6 +260,43 @@ func TestKill(t *testing.T) {
 	})
 }
 
+// TestSweep: who is connected to a server that is gone hears of it at once, and so does the server; kept
+// connections and those to others go on.
+func TestSweep(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		for _, keep := range []bool{false, true} {
+			spec := policy.Spec{Name: "web", Listen: policy.On(at(f.vip, 80), policy.TCP), Scheduler: "rr", Keep: keep, Servers: twoServers(f, 80)}
+			r := newRouter(t, func(_ *Options, c *Config) { c.Services = []policy.Spec{spec} })
+			for i, server := range []netip.AddrPort{at(f.rs1, 80), at(f.rs2, 80)} {
+				client := at(f.client, uint16(i+1))
+				r.one(0, 1, pt.TCP(t, client, at(f.vip, 80), syn, pt.Seq(10)))
+				r.one(1, 0, pt.TCP(t, server, client, pt.Flags(packet.TCPSyn|packet.TCPAck), pt.Seq(20), pt.Ack(11)))
+			}
+			spec.Servers = spec.Servers[1:]
+			if err := r.e.Apply(Config{Services: []policy.Spec{spec}}); err != nil {
+				t.Fatal(err)
+			}
+			r.e.sweepSome()
+			toClient, toServer := r.ports[0].take(), r.ports[1].take()
+			if keep {
+				if n := r.e.flows.Len(); len(toClient)+len(toServer) != 0 || n != 2 {
+					t.Errorf("kept: %d and %d frames, %d flows", len(toClient), len(toServer), n)
+				}
+				continue
+			}
+			if len(toClient) != 1 || len(toServer) != 1 || r.e.flows.Len() != 1 {
+				t.Fatalf("%d and %d frames, %d flows; drops %v", len(toClient), len(toServer), r.e.flows.Len(), r.e.Drops())
+			}
+			pt.Check(t, toClient[0], pt.SrcDst(at(f.vip, 80), at(f.client, 1)), pt.HasFlags(packet.TCPRst|packet.TCPAck), pt.HasSeq(21), pt.HasAck(11))
+			pt.Check(t, toServer[0], pt.SrcDst(at(f.client, 1), at(f.rs1, 80)), pt.HasFlags(packet.TCPRst|packet.TCPAck), pt.HasSeq(11), pt.HasAck(21))
+			r.e.sweepSome()
+			if n := len(r.ports[0].take()) + len(r.ports[1].take()); n != 0 {
+				t.Errorf("a second sweep sent %d frames", n)
+			}
+		}
+	})
+}
+
 // toBox is a way out of the box's interfaces that records.
 type toBox struct {
 	ways   map[[16]byte]Way

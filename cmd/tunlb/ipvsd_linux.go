@@ -27,8 +27,17 @@ const (
 	logLimit = 1 << 20
 )
 
-// watchNamespace calls stop when nobody but this process has its network namespace any more. It ends with ctx.
+// logVariable names the log that a daemon was started with, which is its own and goes with it; empty of one
+// without a name.
+const logVariable = "TUNLB_STARTED_LOG"
+
+// watchNamespace calls stop when nobody but this process has its network namespace any more. It ends with ctx,
+// and takes the log along: what a daemon has to say that was told to end is of no use to anybody.
 func watchNamespace(ctx context.Context, stop context.CancelFunc, log zerolog.Logger) {
+	ownLog, started := os.LookupEnv(logVariable)
+	if ownLog != "" {
+		defer os.Remove(ownLog)
+	}
 	h := holders{proc: "/proc", self: os.Getpid()}
 	look := time.NewTimer(namespacePoll)
 	defer look.Stop()
@@ -38,11 +47,14 @@ func watchNamespace(ctx context.Context, stop context.CancelFunc, log zerolog.Lo
 			return
 		case <-look.C:
 		}
-		boundLog(os.Stderr)
+		if started {
+			boundLog(os.Stderr)
+		}
 		held, err := h.any()
 		switch {
 		case err != nil:
 			log.Error().Err(err).Msg("cannot tell whether the network namespace is still in use; stop this tunlb by hand when it is not")
+			<-ctx.Done()
 			return
 		case held:
 			gone = false

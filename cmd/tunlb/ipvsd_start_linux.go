@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -25,15 +26,16 @@ const startPatience = 10 * time.Second
 func startIPVSD(ctx context.Context, socket string) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	places, err := control.Places(socket)
-	for _, place := range places {
-		e := startAt(ctx, place)
-		if e == nil || socket != "" || !errors.Is(e, fs.ErrPermission) {
-			return e
+	var errs []error
+	for place, err := range control.Places(socket) {
+		if err == nil {
+			if err = startAt(ctx, place); err == nil || socket != "" || !errors.Is(err, fs.ErrPermission) {
+				return err
+			}
 		}
-		err = errors.Join(err, e)
+		errs = append(errs, err)
 	}
-	return fmt.Errorf("no place for a socket: %w; name one by TUNLB_SOCKET, or run it as root", err)
+	return fmt.Errorf("no place for a socket: %w; name one by TUNLB_SOCKET, or run it as root", errors.Join(errs...))
 }
 
 func startAt(ctx context.Context, place string) error {
@@ -81,16 +83,17 @@ func lockStart(ctx context.Context, place string) (unlock func(), err error) {
 	}
 }
 
-// openLog makes the file beside the socket that the daemon logs to. watchNamespace bounds it.
+// openLog makes the file beside the socket that the daemon logs to; watchNamespace bounds and removes it. Of an
+// abstract socket there is no beside: that log has no name, and ends with the start as far as anybody can see.
 func openLog(place string) (*os.File, error) {
-	if strings.HasPrefix(place, "@") {
-		places, err := control.Places("")
-		if len(places) == 0 {
-			return nil, err
-		}
-		place = places[0]
+	if path := logOf(place); path != "" {
+		return os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	}
-	return os.OpenFile(logOf(place), os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(filepath.Join(os.TempDir(), fmt.Sprintf("tunlb-%d.log", os.Getpid())), os.O_CREATE|os.O_EXCL|os.O_APPEND|os.O_RDWR, 0o600)
+	if err == nil {
+		err = os.Remove(f.Name())
+	}
+	return f, err
 }
 
 // logOf is where the log of a daemon with this socket is; "" of an abstract one, which has no place.
@@ -113,6 +116,7 @@ func launch(ctx context.Context, place string, log *os.File) error {
 	cmd := exec.Command(self, "run", "--ipvsadm", "--socket", place)
 	cmd.Args[0] = "tunlb"
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
+	cmd.Env = append(os.Environ(), logVariable+"="+logOf(place))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := detach(); err != nil {
 		return fmt.Errorf("start tunlb: %w", err)
@@ -137,11 +141,11 @@ func launch(ctx context.Context, place string, log *os.File) error {
 			if _, err := client.Status(ctx); err == nil {
 				return nil
 			}
-			return fmt.Errorf("tunlb has ended at once; its log %s ends with:\n%s", log.Name(), tail(log))
+			return fmt.Errorf("tunlb has ended at once:\n%s", tail(log))
 		case <-ctx.Done():
 			_ = cmd.Process.Kill() // fails if it has ended
 			<-ended
-			return fmt.Errorf("tunlb does not answer: %w; its log %s ends with:\n%s", err, log.Name(), tail(log))
+			return fmt.Errorf("tunlb does not answer: %w; its log ends with:\n%s", err, tail(log))
 		case <-time.After(pause):
 		}
 	}

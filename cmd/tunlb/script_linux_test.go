@@ -62,7 +62,7 @@ func TestScripts(t *testing.T) {
 				cmd := exec.Command(self, args...)
 				cmd.Dir = ts.MkAbs(".")
 				cmd.Args[0] = program
-				cmd.Env = append(os.Environ(), asProgram+"=1", "TUNLB_SOCKET="+ts.Getenv("TUNLB_SOCKET"))
+				cmd.Env = append(os.Environ(), asProgram+"=1", "TUNLB_SOCKET="+ts.Getenv("TUNLB_SOCKET"), raceOptions)
 				cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(ts.ReadFile("stdin")), ts.Stdout(), ts.Stderr()
 				if err := cmd.Run(); cmd.ProcessState == nil {
 					ts.Fatalf("%v", err)

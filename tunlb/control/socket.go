@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"net"
 	"os"
 	"path/filepath"
@@ -100,34 +101,37 @@ func Listen(path string, mode fs.FileMode, allow Allow) (net.Listener, error) {
 }
 
 func listen(path string, mode fs.FileMode) (net.Listener, error) {
-	places, err := Places(path)
-	for _, place := range places {
-		l, e := listenAt(place, mode)
-		if e == nil || path != "" || !errors.Is(e, fs.ErrPermission) {
-			return l, e
+	var errs []error
+	for place, err := range Places(path) {
+		if err == nil {
+			var l net.Listener
+			if l, err = listenAt(place, mode); err == nil || path != "" || !errors.Is(err, fs.ErrPermission) {
+				return l, err
+			}
 		}
-		err = errors.Join(err, e)
+		errs = append(errs, err)
 	}
-	return nil, fmt.Errorf("no place for the control socket: %w; name one: control: {socket: PATH}", err)
+	return nil, fmt.Errorf("no place for the control socket: %w; name one: control: {socket: PATH}", errors.Join(errs...))
 }
 
-// Places are where Listen tries to make the socket, best first: path alone, or for "" those default ones whose
-// folders can be had. The error is about the others.
-func Places(path string) (places []string, err error) {
-	if path != "" {
-		return []string{path}, nil
-	}
-	for _, place := range DefaultSockets() {
-		e := os.MkdirAll(filepath.Dir(place), 0o755)
-		if e == nil {
-			e = trusted(filepath.Dir(place))
+// Places are where Listen tries to make the socket, best first: path alone, or for "" the default ones, each
+// with its folder made, or with the error that it cannot be had.
+func Places(path string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		if path != "" {
+			yield(path, nil)
+			return
 		}
-		if e == nil {
-			places = append(places, place)
+		for _, place := range DefaultSockets() {
+			err := os.MkdirAll(filepath.Dir(place), 0o755)
+			if err == nil {
+				err = trusted(filepath.Dir(place))
+			}
+			if !yield(place, err) {
+				return
+			}
 		}
-		err = errors.Join(err, e)
 	}
-	return places, err
 }
 
 func listenAt(path string, mode fs.FileMode) (net.Listener, error) {
