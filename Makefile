@@ -1,21 +1,24 @@
-# make demo | test | bench | build | install | install-ipvsadm; everything needs Go and nothing else.
+# make demo | test | bench | build | install [LVS=1]; everything needs Go and nothing else.
 GO     ?= go
 BIN    := bin/tunlb
 PREFIX ?= /usr/local
 
-.PHONY: all build install install-ipvsadm demo test check unit race vet bench bench-go fuzz clean
+.PHONY: all build install install-tunlb install-ipvsadm demo test check unit race vet bench bench-go fuzz clean
 
 all: build
 
 build:
 	$(GO) build -trimpath -o $(BIN) ./cmd/tunlb
 
-install: build
+# LVS=1: ipvsadm, ipvsadm-save and ipvsadm-restore as well.
+install: install-tunlb $(if $(filter 1,$(LVS)),install-ipvsadm)
+
+install-tunlb: build
 	install -D -m 0755 $(BIN) $(DESTDIR)$(PREFIX)/bin/tunlb
 
 # The names that LVS's scripts call. What is in $(SBIN) already, such as the distribution's ipvsadm, stays.
 SBIN ?= $(PREFIX)/sbin
-install-ipvsadm: install
+install-ipvsadm: install-tunlb
 	install -d $(DESTDIR)$(SBIN)
 	@for name in ipvsadm ipvsadm-save ipvsadm-restore; do \
 		link="$(DESTDIR)$(SBIN)/$$name"; \

@@ -12,7 +12,8 @@ import (
 )
 
 // Diff lists how the table differs from prev, which may be nil, a line each: + for what is new, - for what
-// is gone, ~ for what has changed. Tables of equal specs give none.
+// is gone, ~ for what has changed. Tables of equal specs give none. A new service is a line of its own and one for
+// each server: what it is like in all detail stands in the configuration.
 func (t *Table) Diff(prev *Table) []string {
 	var lines []string
 	var before []Spec
@@ -25,14 +26,14 @@ func (t *Table) Diff(prev *Table) []string {
 	}
 	for i, k := range match(t.specs, before) {
 		s := &t.specs[i]
-		old := &Spec{Name: s.Name, Listen: s.Listen, Mark: s.Mark, Mode: s.Mode, Scheduler: s.Scheduler}
-		if k >= 0 {
-			old, gone[k] = &before[k], false
-		} else {
-			lines = append(lines, fmt.Sprintf("+ service %s %s %s %s", s.Name, s.where(), s.Mode, s.Scheduler))
+		if k < 0 {
+			lines = append(lines, "+ service "+s.summary())
+			lines = append(lines, diffServers(&Spec{}, s)...)
+			continue
 		}
-		lines = append(lines, diffService(old, s)...)
-		lines = append(lines, diffServers(old, s)...)
+		gone[k] = false
+		lines = append(lines, diffService(&before[k], s)...)
+		lines = append(lines, diffServers(&before[k], s)...)
 	}
 	for i := range before {
 		if gone[i] {
@@ -114,7 +115,7 @@ func tunnelText(t Tunnel) string {
 }
 
 func diffService(old, s *Spec) []string {
-	d := &differences{subject: fmt.Sprintf("service %s %s", s.Name, s.where())}
+	d := &differences{subject: fmt.Sprintf("service %s %s", s.Name, s.briefly())}
 	d.add("name", old.Name, s.Name)
 	d.add("listen", old.where(), s.where())
 	d.add("mode", old.Mode, s.Mode)
@@ -260,6 +261,27 @@ func macText(mac [6]byte) string {
 		return "resolved"
 	}
 	return strings.ReplaceAll(fmt.Sprintf("% x", mac), " ", ":")
+}
+
+// summary is a service in a line: what it is known by, and what is not every service's.
+func (s *Spec) summary() string {
+	text := fmt.Sprintf("%s %s %s %s", s.Name, s.where(), s.Mode, s.Scheduler)
+	if s.Persistence.Timeout != 0 {
+		text += fmt.Sprintf(" persistence %s", s.Persistence.Timeout)
+	}
+	if s.Health.Enabled() {
+		text += " health " + s.Health.Type
+	}
+	return text
+}
+
+// briefly is the first place where the service listens, and how many others there are.
+func (s *Spec) briefly() string {
+	first, rest, more := strings.Cut(s.where(), ",")
+	if more {
+		first += fmt.Sprintf(" +%d", 1+strings.Count(rest, ","))
+	}
+	return first
 }
 
 // where is where the service listens, as in the configuration.

@@ -118,10 +118,35 @@ func TestDiffForPeople(t *testing.T) {
 	several, single := web(), web()
 	several.Mode, single.Mode = policy.NAT, policy.NAT
 	several.Listen = append(several.Listen, policy.Listen{Addr: vip.Addr(), Proto: policy.TCP, First: 8000, Last: 8100}, policy.Listen{Addr: vip.Addr().Next(), Proto: policy.UDP})
-	want = []string{"+ service marked mark 7 nat wlc", "~ service web 10.0.0.10:80/tcp,10.0.0.10:8000-8100/tcp,10.0.0.11:0/udp: listen 10.0.0.10:80/tcp -> 10.0.0.10:80/tcp,10.0.0.10:8000-8100/tcp,10.0.0.11:0/udp"}
+	want = []string{"+ service marked mark 7 nat wlc", "~ service web 10.0.0.10:80/tcp +2: listen 10.0.0.10:80/tcp -> 10.0.0.10:80/tcp,10.0.0.10:8000-8100/tcp,10.0.0.11:0/udp"}
 	prev = build(t, nil, single)
 	if got := build(t, prev, marked, several).Diff(prev); !slices.Equal(got, want) {
 		t.Errorf("got %q\nwant %q", got, want)
+	}
+}
+
+// TestDiffOfNewService: one line, whatever it has, and its servers.
+func TestDiffOfNewService(t *testing.T) {
+	for _, at := range []policy.Listen{{Addr: netip.MustParseAddr("10.0.0.10")}, {Addr: netip.MustParseAddr("fd00::10")}} {
+		at.Proto, at.First, at.Last = policy.TCP, 80, 80
+		last := policy.ServerSpec{Name: "last", Address: netip.AddrPortFrom(at.Addr.Next(), 80)}
+		s := policy.Spec{
+			Name: "full", Listen: []policy.Listen{at, {Addr: at.Addr, Proto: policy.TCP, First: 443, Last: 443}}, Mode: policy.NAT, Scheduler: "mh", Flags: policy.Fallback,
+			Persistence: policy.Persistence{Timeout: 5 * time.Minute, HostBits: 8}, Timeouts: policy.Timeouts{FinWait: time.Second}, Keep: true,
+			Health:    policy.Health{Type: "http", Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 1, Remove: true, Path: "/"},
+			SlowStart: time.Minute, Quorum: 1, Sorry: &last,
+			Servers: []policy.ServerSpec{{Name: "a", Address: netip.AddrPortFrom(at.Addr.Next().Next(), 80), Weight: 3, Mode: policy.FullNAT}},
+		}
+		want := []string{
+			"+ service full " + at.String() + "," + s.Listen[1].String() + " nat mh persistence 5m0s health http",
+			"+ server full/a " + s.Servers[0].Address.String() + " weight 3 mode fullnat",
+		}
+		if s.Keep {
+			s.Servers[0].Keep = true
+		}
+		if got := build(t, nil, s).Diff(nil); !slices.Equal(got, want) {
+			t.Errorf("got %q\nwant %q", got, want)
+		}
 	}
 }
 

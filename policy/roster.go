@@ -88,9 +88,9 @@ func NewRoster() *Roster { return &Roster{byName: make(map[string]*roll)} }
 
 // Configure begins with specs or goes over to others. Services stay the same by where they listen, servers by
 // their address, as in Build: what is known of them is kept. A weight that an operator has ordered is kept
-// until the configured one changes; health, until the check asks for something else. A server that nobody has
-// checked yet counts as down, one whose service checks nothing as up. It fails as Normalize does, and nothing
-// has changed then.
+// until the configured one changes. Health is kept; where the check asks for something else now, or there was none,
+// what has served goes on until the check has failed. A new server that nobody has checked yet counts as down, one
+// whose service checks nothing as up. It fails as Normalize does, and nothing has changed then.
 func (r *Roster) Configure(specs []Spec, now time.Duration) error {
 	plain, err := Normalize(specs)
 	if err != nil {
@@ -129,14 +129,17 @@ func (s *roll) enlist(old *roll, now time.Duration) {
 	same := enabled && reflect.DeepEqual(asked(s.plain.Health), asked(old.plain.Health))
 	others := false // whether one is up that the new ones join
 	for i, server := range s.plain.Servers {
-		m := &member{since: now}
-		if was := old.byAddress[server.Address]; was != nil {
+		m, was := &member{since: now}, old.byAddress[server.Address]
+		if was != nil {
 			*m = *was
 			m.hasOrdered = m.hasOrdered && m.configured == server.Weight
 			m.rises = m.rises && now-m.risesFrom < old.spec.SlowStart
 		}
 		if !enabled || !same {
 			m.health, m.since, m.cause, m.successes, m.failures, m.rises = unchecked, now, "", 0, 0, false
+			if enabled && was != nil && !was.isDown() {
+				m.health = up // what serves goes on until the new check has failed
+			}
 		}
 		m.name, m.address, m.configured = s.spec.Servers[i].Name, server.Address, server.Weight
 		others = others || m.health == up

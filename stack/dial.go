@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
@@ -58,11 +59,67 @@ func (n *netstack) dial(ctx context.Context, proto string, addr, from netip.Addr
 	remote, local := fullAddress(addr), fullAddress(from)
 	switch proto {
 	case "tcp":
-		return asConn(gonet.DialTCPWithBind(ctx, n.stack, local, remote, protocolOf(addr.Addr())))
+		return asConn(dialTCP(ctx, n.stack, local, remote, protocolOf(addr.Addr())))
 	case "udp":
 		return asConn(dialUDP(n.stack, local, remote, protocolOf(addr.Addr())))
 	}
 	return nil, fmt.Errorf("unknown protocol %q", proto)
+}
+
+// ErrPortInUse is wrapped by Dial's error where the source port that was asked for is taken, by a connection to
+// anybody.
+var ErrPortInUse = errors.New("source port is in use")
+
+// tcpConn is a TCP connection that can be closed as package net's can.
+type tcpConn struct {
+	*gonet.TCPConn
+	ep tcpip.Endpoint
+}
+
+// SetLinger is that of net.TCPConn: with 0 Close resets the connection, which leaves nothing of it behind.
+func (c *tcpConn) SetLinger(sec int) error {
+	c.ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: sec >= 0, Timeout: time.Duration(max(sec, 0)) * time.Second})
+	return nil
+}
+
+// dialTCP is gonet.DialTCPWithBind, which loses an endpoint that cannot be bound, and keeps the others to itself.
+func dialTCP(ctx context.Context, s *gstack.Stack, local, remote tcpip.FullAddress, proto tcpip.NetworkProtocolNumber) (*tcpConn, error) {
+	wq := new(waiter.Queue)
+	ep, terr := s.NewEndpoint(tcp.ProtocolNumber, proto, wq)
+	if terr != nil {
+		return nil, errors.New(terr.String())
+	}
+	entry, connected := waiter.NewChannelEntry(waiter.WritableEvents)
+	wq.EventRegister(&entry)
+	defer wq.EventUnregister(&entry)
+	err := ctx.Err()
+	if err == nil && local != (tcpip.FullAddress{}) {
+		if terr = ep.Bind(local); terr != nil {
+			err = errors.New(terr.String())
+			if _, taken := terr.(*tcpip.ErrPortInUse); taken {
+				err = ErrPortInUse
+			}
+		}
+	}
+	if err == nil {
+		terr = ep.Connect(remote)
+		if _, started := terr.(*tcpip.ErrConnectStarted); started {
+			select {
+			case <-ctx.Done():
+				err = ctx.Err()
+			case <-connected:
+				terr = ep.LastError()
+			}
+		}
+		if err == nil && terr != nil {
+			err = errors.New("connect: " + terr.String())
+		}
+	}
+	if err != nil {
+		ep.Close()
+		return nil, err
+	}
+	return &tcpConn{gonet.NewTCPConn(wq, ep), ep}, nil
 }
 
 // dialUDP is gonet.DialUDP, but that a port unreachable ends a Read at once:
@@ -85,12 +142,15 @@ func dialUDP(s *gstack.Stack, local, remote tcpip.FullAddress, proto tcpip.Netwo
 	}
 	if terr != nil {
 		ep.Close()
+		if _, taken := terr.(*tcpip.ErrPortInUse); taken {
+			return nil, ErrPortInUse
+		}
 		return nil, errors.New(terr.String())
 	}
 	return gonet.NewUDPConn(wq, ep), nil
 }
 
-// asConn keeps a nil *gonet.TCPConn from becoming a net.Conn that is not nil.
+// asConn keeps a nil *tcpConn from becoming a net.Conn that is not nil.
 func asConn[C net.Conn](conn C, err error) (net.Conn, error) {
 	if err != nil {
 		return nil, err

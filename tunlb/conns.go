@@ -21,6 +21,8 @@ type Conn struct {
 	Source   netip.AddrPort `json:"source,omitzero"`
 	Server   netip.AddrPort `json:"server"`
 	Service  string         `json:"service,omitempty"` // empty: the gateway's
+	// Check says that it is one of tunlb's own, by which it checks a server.
+	Check bool `json:"check,omitempty"`
 	// ServerName is the server's in the service.
 	ServerName string `json:"server_name,omitempty"`
 	InBytes    uint64 `json:"in_bytes"`
@@ -102,7 +104,7 @@ func (e *Engine) connLocked(f *flow.Flow, now flow.Tick) Conn {
 		c.Source = s.Source
 	}
 	if s.Exits[flow.Reverse] == exitHostPort {
-		c.Service = healthCheck
+		c.Check = true
 	}
 	if srv := e.services.Server(s.ServerID); srv != nil {
 		c.Service, c.ServerName = srv.Service.Name, srv.Name
@@ -112,9 +114,6 @@ func (e *Engine) connLocked(f *flow.Flow, now flow.Tick) Conn {
 	}
 	return c
 }
-
-// healthCheck is the Service of connections by which tunlb itself checks a server.
-const healthCheck = "(health check)"
 
 // templateConn shows a template as ipvsadm does.
 func templateConn(t policy.Template) Conn {

@@ -20,26 +20,37 @@ type ServerCounts struct {
 	Stats                        policy.Counters
 	Rates                        policy.Rates
 	Active, Inactive, Persistent int
+	Weight                       int // in force: 0 while the server is drained or down
 }
 
 // Counts are parallel to the services of the configuration in force.
 func (e *Engine) Counts() []ServiceCounts {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	counts := make([]ServiceCounts, len(e.config.Services))
+	counts := make([]ServiceCounts, len(e.services.Services()))
+	states := e.roster.States(e.now())
 	for i, svc := range e.services.Services() {
 		spec := &e.config.Services[i]
 		c := ServiceCounts{Stats: svc.Counted(), Rates: svc.Rates(), Servers: make([]ServerCounts, len(spec.Servers))}
 		for k := range spec.Servers {
 			if srv := serverAt(svc, spec.Servers[k].Address); srv != nil {
 				c.Servers[k] = ServerCounts{
-					Stats: srv.Counted(), Rates: srv.Rates(), Active: srv.Active, Inactive: srv.Inactive, Persistent: srv.Persistent(),
+					Weight: weightInForce(srv.Weight, states[i].Scale),
+					Stats:  srv.Counted(), Rates: srv.Rates(), Active: srv.Active, Inactive: srv.Inactive, Persistent: srv.Persistent(),
 				}
 			}
 		}
 		counts[i] = c
 	}
 	return counts
+}
+
+// weightInForce is a weight without the scale that slow start has put it to; what takes anything has at least 1.
+func weightInForce(weight, scale int) int {
+	if weight == 0 || scale <= 1 {
+		return weight
+	}
+	return max(1, weight/scale)
 }
 
 // Zero sets the counters of the service with this index in the configuration, or with -1 all, back to zero, as

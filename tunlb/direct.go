@@ -38,7 +38,7 @@ func (l *lane) directWay() packet.Reason {
 	switch {
 	case !ok:
 		return packet.HopQueue // being resolved; nothing waits, the client asks again
-	case way.Down:
+	case way.Down, way.Local: // it was not the box itself when the flow was opened
 		return packet.Unresolved
 	}
 	l.way = way

@@ -168,6 +168,8 @@ func minMTU(attachments []Attachment) int {
 // Apply puts a configuration into force. Flows to servers that stay are kept; on an error nothing
 // has changed.
 func (e *Engine) Apply(cfg Config) error {
+	var events []policy.Event
+	defer func() { e.announce(events) }() // logs, so without the lock
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	specs, err := policy.Normalize(cfg.Services)
@@ -196,7 +198,7 @@ func (e *Engine) Apply(cfg Config) error {
 		s.applyLocked(cfg)
 	}
 	e.reachLocked()
-	e.announce(e.roster.Events())
+	events = e.roster.Events()
 	return nil
 }
 
@@ -302,7 +304,7 @@ func (e *Engine) tickSegments(clock *sender) {
 	for _, s := range e.segments {
 		s.tick(clock)
 	}
-	if len(e.segments) > 0 {
+	if len(e.segments) > 0 || e.direct != nil {
 		e.mu.Lock()
 		e.reachLocked()
 		e.mu.Unlock()

@@ -87,7 +87,7 @@ func (e *Engine) sendReset(r reset) packet.Reason {
 		return packet.None
 	case r.exit == exitDirectPort:
 		way, ok := e.direct.Way(r.hop)
-		if !ok || way.Down {
+		if !ok || way.Down || way.Local {
 			return packet.Unresolved
 		}
 		if e.direct.Write(packet.AppendEthernet(nil, r.frame, way.MAC, way.Source), way.Link) != nil {

@@ -306,7 +306,10 @@ func (l *lane) send(v *packet.View) packet.Reason {
 	case exitDirect:
 		return l.forward(v, true, int(l.way.MTU), nil)
 	case exitHost:
-		if l.out.edited {
+		switch { // of a health check, by DialDirect
+		case l.out.edited && v.ICMPError:
+			v.TranslateError(&l.out.edit)
+		case l.out.edited:
 			l.out.edit.Apply(v)
 		}
 		frame := v.Frame

@@ -162,7 +162,12 @@ func (l *lane) openOnePacket(w *world, srv *policy.Server, out uint8, v *packet.
 	} else {
 		var err error
 		var added bool
-		if f, added, err = e.flows.InsertAnswers(v.Tuple, plan(srv, v.Tuple, netip.Addr{}), now); err != nil {
+		inner := plan(srv, v.Tuple, netip.Addr{})
+		if f, added, err = e.flows.InsertAnswers(v.Tuple, inner, now); err == nil && !added && f.Server() != srv.ID {
+			e.flows.Delete(f) // another service's, which has had the place before a reload
+			f, added, err = e.flows.InsertAnswers(v.Tuple, inner, now)
+		}
+		if err != nil {
 			return nil, nil, refusal(err)
 		}
 		if added {

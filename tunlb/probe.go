@@ -5,12 +5,14 @@ package tunlb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 
 	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/stack"
 	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/tunlb/flow"
 )
@@ -71,15 +73,22 @@ func (e *Engine) DialDirect(ctx context.Context, network string, server, vip net
 	if !ok {
 		return nil, fmt.Errorf("unknown protocol %q", network)
 	}
-	f, from, err := e.openProbe(proto, own, server, vip)
-	if err != nil {
-		return nil, err
+	for range probeTries {
+		var probe packet.Tuple
+		var from netip.AddrPort
+		if probe, from, err = e.openProbe(proto, own, server, vip); err != nil {
+			return nil, err
+		}
+		var conn net.Conn
+		if conn, err = e.host.Dial(ctx, network, server, from); err == nil {
+			return conn, nil // the flow outlives the connection as any does: its end has to reach the server, too
+		}
+		e.closeProbe(probe)
+		if !errors.Is(err, stack.ErrPortInUse) { // by a check of another server
+			break
+		}
 	}
-	conn, err := e.host.Dial(ctx, network, server, from)
-	if err != nil {
-		e.closeProbe(f)
-	}
-	return conn, err // the flow outlives the connection as any does: its end has to reach the server, too
+	return nil, err
 }
 
 // openProbe inserts the flow, at a port that no other has.

@@ -75,7 +75,11 @@ func (s *segment) neighConfig(cfg Config) neigh.Config {
 	}
 	for _, svc := range cfg.Services {
 		direct := false
-		for _, srv := range svc.Servers {
+		servers := svc.Servers
+		if svc.Sorry != nil {
+			servers = append(slices.Clip(servers), *svc.Sorry)
+		}
+		for _, srv := range servers {
 			if !s.reaches(srv.Address.Addr().As16()) {
 				continue
 			}

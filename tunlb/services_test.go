@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -447,5 +448,91 @@ func TestFlapping(t *testing.T) {
 	})
 	if want := uint64(servers*seconds) + 1; seen < want { // each change, and the quorum's
 		t.Errorf("%d events, want at least %d", seen, want)
+	}
+}
+
+// TestDirectReach: what the kernel says of a server's neighbour is heeded with every tick, for worse and for better.
+func TestDirectReach(t *testing.T) {
+	f := families[0]
+	box := &toBox{ways: map[[16]byte]Way{f.rs1.As16(): {Link: 1, MTU: 1500}, f.rs2.As16(): {Link: 1, MTU: 1500}}}
+	r := newBox(t, func(o *Options, _ *Config) { o.Direct = box }, only(func(f family) policy.Spec {
+		return policy.Spec{Listen: policy.On(at(f.vip, 80), policy.TCP), Scheduler: "rr", Mode: policy.DR, Servers: twoServers(f, 80)}
+	}))
+	for _, down := range []bool{true, false} {
+		box.ways[f.rs1.As16()] = Way{Link: 1, MTU: 1500, Down: down}
+		r.e.tickSegments(&sender{tx: r.e.ownTx})
+		if srv := r.serverOf("s-v4", "rs1"); (srv.Down != "") != down {
+			t.Errorf("down %v: status says %q", down, srv.Down)
+		}
+	}
+}
+
+// TestOnePacketReshaped: a flow of answers outlives a reload that gives its place to another service, and the IDs
+// of both services' servers are given back in the end.
+func TestOnePacketReshaped(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		spec := policy.Spec{Name: "range", Listen: []policy.Listen{{Addr: f.vip, Proto: policy.UDP, First: 53, Last: 54}}, OnePacket: true, Servers: twoServers(f, 53)[:1]}
+		r := newRouter(t, func(_ *Options, c *Config) { c.Services = []policy.Spec{spec} })
+		client := at(f.client, 4000)
+		r.one(0, 1, pt.UDP(t, client, at(f.vip, 54)))
+		single := spec
+		single.Name, single.Listen = "single", policy.On(at(f.vip, 54), policy.UDP)
+		spec.Listen = policy.On(at(f.vip, 53), policy.UDP)
+		apply := func(specs ...policy.Spec) {
+			t.Helper()
+			if err := r.e.Apply(Config{Services: specs}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		apply(spec, single)
+		for range 3 {
+			r.one(0, 1, pt.UDP(t, client, at(f.vip, 54)))
+		}
+		if n := r.e.flows.Len(); n != 1 {
+			t.Errorf("%d flows, want 1", n)
+		}
+		apply()
+		r.now += time.Hour
+		r.e.expire()
+		for id := range uint32(8) {
+			if srv := r.e.services.Server(id); srv != nil {
+				t.Errorf("server %d (%s/%s) still has its ID", id, srv.Service.Name, srv.Name)
+			}
+		}
+	})
+}
+
+// TestDialDirectError: an ICMP error about a check of the direct way reaches the checker.
+func TestDialDirectError(t *testing.T) {
+	eachLAN(t, func(t *testing.T, n lan) {
+		r := newOneArm(t)
+		conn, err := r.e.DialDirect(t.Context(), "udp", at(n.rs1, 53), at(n.vip, 53))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write([]byte("?")); err != nil {
+			t.Fatal(err)
+		}
+		<-r.ports[0].wrote
+		question := packet.StripEthernet(r.ports[0].take()[0])
+		r.e.lanes[0].handle(from(macRS[0], pt.Unreachable(t, n.vip, n.own, question)))
+		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := conn.Read(make([]byte, 9)); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("read: %v, want refused; drops %v", err, r.e.Drops())
+		}
+	})
+}
+
+// TestDialDirectPorts: checks of several servers do not take one another's ports.
+func TestDialDirectPorts(t *testing.T) {
+	n := lans[0]
+	r := newOneArm(t)
+	for i := range 3000 {
+		conn, err := r.e.DialDirect(t.Context(), "udp", at(n.rs1, uint16(1+i)), at(n.vip, 53))
+		if err != nil {
+			t.Fatalf("check %d: %v", i, err)
+		}
+		defer conn.Close()
 	}
 }

@@ -41,12 +41,14 @@ type ServerStatus struct {
 	Traffic  Traffic        `json:"traffic"`
 	// Configured is the weight of the file, or of the operator who has changed it: what Weight is while
 	// nothing stands against it.
-	Configured int       `json:"configured"`
-	Health     string    `json:"health,omitempty"` // up, down or checking; "" iff nobody checks it
-	Since      time.Time `json:"since,omitzero"`   // of Health
-	Cause      string    `json:"cause,omitempty"`  // of Health: what the last check has said
-	Drained    bool      `json:"drained,omitempty"`
-	Sorry      bool      `json:"sorry,omitempty"` // the server of last resort, which serves now
+	Configured int `json:"configured"`
+	// Scale is what the weights of the whole service are multiplied by while one of them rises; 0: by nothing.
+	Scale   int       `json:"scale,omitempty"`
+	Health  string    `json:"health,omitempty"` // up, down or checking; "" iff nobody checks it
+	Since   time.Time `json:"since,omitzero"`   // of Health
+	Cause   string    `json:"cause,omitempty"`  // of Health: what the last check has said
+	Drained bool      `json:"drained,omitempty"`
+	Sorry   bool      `json:"sorry,omitempty"` // the server of last resort, which serves now
 	// Overloaded says that it has Upper connections, and not yet fewer than Lower again.
 	Overloaded bool `json:"overloaded,omitempty"`
 	Upper      int  `json:"upper,omitempty"`
@@ -158,6 +160,9 @@ func (e *Engine) serviceStatusLocked(svc *policy.Service, state *policy.ServiceS
 		status.Configured, status.Health, status.Cause, status.Drained = known.Configured, known.Health, known.Cause, known.Drained
 		if known.Ordered != nil {
 			status.Configured = *known.Ordered
+		}
+		if state.Scale > 1 {
+			status.Scale = state.Scale
 		}
 		if known.Health != "" {
 			status.Since = clock.Add(known.Since)

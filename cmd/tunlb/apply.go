@@ -69,7 +69,7 @@ func (d *daemon) applyLocked(cfg *config.Config) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.kept = append(slices.Clip(kept), deletedAndKept(old, cfg)...)
+	d.kept = append(slices.Clip(kept), deletedAndKept(old, cfg, kept)...)
 	err = d.applyKernels(cfg)
 	if err == nil {
 		err = d.direct.follow(cfg)
@@ -87,8 +87,8 @@ func (d *daemon) applyLocked(cfg *config.Config) ([]string, error) {
 }
 
 // deletedAndKept are the servers that a change deletes and whose connections may go on: their answers are still
-// to be led here.
-func deletedAndKept(old, cfg *config.Config) (kept []kernel.Server) {
+// to be led here. known are those of earlier changes.
+func deletedAndKept(old, cfg *config.Config, known []kernel.Server) (kept []kernel.Server) {
 	stay := map[kernel.Server]bool{}
 	each := func(cfg *config.Config, visit func(policy.ServerSpec, kernel.Server)) {
 		for i := range cfg.Services {
@@ -98,6 +98,9 @@ func deletedAndKept(old, cfg *config.Config) (kept []kernel.Server) {
 				}
 			}
 		}
+	}
+	for _, s := range known {
+		stay[s] = true
 	}
 	each(cfg, func(_ policy.ServerSpec, s kernel.Server) { stay[s] = true })
 	each(old, func(srv policy.ServerSpec, s kernel.Server) {

@@ -47,11 +47,7 @@ func cleanCommand() *cli.Command {
 
 // removeLogs removes what daemons that ipvsadm had started have logged beside their sockets.
 func removeLogs(socket string) (removed []string) {
-	places := []string{socket}
-	if socket == "" {
-		places = control.DefaultSockets()
-	}
-	for _, place := range places {
+	for _, place := range control.Found(socket) {
 		if log := logOf(place); log != "" && os.Remove(log) == nil {
 			removed = append(removed, log)
 		}

@@ -78,6 +78,12 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 	if err != nil {
 		return nil, err
 	}
+	if err := d.direct.follow(cfg); err != nil {
+		for _, a := range attachments {
+			a.Port.Close()
+		}
+		return nil, err
+	}
 	d.engine, err = tunlb.New(tunlb.Options{
 		Attachments: attachments,
 		MaxFlows:    cfg.Flows.Max,

@@ -31,6 +31,9 @@ const (
 // exitNoIPVS is what ipvsadm exits with where the kernel has no IPVS: here, where no tunlb can be had.
 const exitNoIPVS = 2
 
+// errNoRights is why somebody who is not root can start no tunlb.
+var errNoRights = errors.New("no rights")
+
 // calledAs says whether the program was called by one of LVS's names, and by which.
 func calledAs(args []string) (program string, ok bool) {
 	if len(args) == 0 {
@@ -95,6 +98,9 @@ func (a *ipvsadm) main(program string, args []string) int {
 	case errors.As(err, &refused):
 		a.refused(refused)
 		return refused.Code
+	}
+	if errors.Is(err, errNoRights) || errors.Is(err, os.ErrPermission) {
+		fmt.Fprintln(a.errOut, "Can't initialize ipvs: Permission denied (you must be root)") // what scripts look for
 	}
 	fmt.Fprintln(a.errOut, "tunlb:", err)
 	return exitNoIPVS
@@ -161,11 +167,11 @@ func (a *ipvsadm) list(c ipvs.Command) error {
 	return ipvs.List(a.out, c, table.State, ipvs.View{Entries: table.Entries}, a.names)
 }
 
-// conns visits the services' connections; those of gateways are none of IPVS's.
+// conns visits the services' connections; those of gateways and of health checks are none of IPVS's.
 func (a *ipvsadm) conns(yield func(ipvs.Conn, error) bool) {
 	enough := errors.New("enough")
 	err := a.client().Conns(a.ctx, tunlb.ConnFilter{Templates: true}, -1, func(c control.Conn) error {
-		if c.Service != "" && !yield(lvsConn(c.Conn), nil) {
+		if isService(c) && !yield(lvsConn(c.Conn), nil) {
 			return enough
 		}
 		return nil
@@ -174,6 +180,9 @@ func (a *ipvsadm) conns(yield func(ipvs.Conn, error) bool) {
 		yield(ipvs.Conn{}, err)
 	}
 }
+
+// isService tells a service's connection from a gateway's, and from one by which tunlb checks a server.
+func isService(c control.Conn) bool { return c.Service != "" && c.Service != "(health check)" }
 
 func lvsConn(c tunlb.Conn) ipvs.Conn {
 	proto, _ := policy.ParseProto(c.Protocol) // 0 of what a mark's template has

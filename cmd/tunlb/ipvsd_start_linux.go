@@ -26,16 +26,32 @@ const startPatience = 10 * time.Second
 func startIPVSD(ctx context.Context, socket string) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
+	before := existing(socket)
 	var errs []error
 	for place, err := range control.Places(socket) {
 		if err == nil {
-			if err = startAt(ctx, place); err == nil || socket != "" || !errors.Is(err, fs.ErrPermission) {
+			if err = startAt(ctx, place); err != nil && socket == "" && !before[place] {
+				os.Remove(filepath.Dir(place)) // made for nothing; stays if somebody else uses it
+			}
+			if err == nil || socket != "" || !errors.Is(err, fs.ErrPermission) {
 				return err
 			}
 		}
 		errs = append(errs, err)
 	}
 	return fmt.Errorf("no place for a socket: %w; name one by TUNLB_SOCKET, or run it as root", errors.Join(errs...))
+}
+
+// existing says at which default places there is a folder already.
+func existing(socket string) map[string]bool {
+	there := map[string]bool{}
+	if socket == "" {
+		for _, place := range control.DefaultSockets() {
+			_, err := os.Lstat(filepath.Dir(place))
+			there[place] = err == nil
+		}
+	}
+	return there
 }
 
 func startAt(ctx context.Context, place string) error {
@@ -52,7 +68,24 @@ func startAt(ctx context.Context, place string) error {
 		return fmt.Errorf("start tunlb: log: %w", err)
 	}
 	defer log.Close()
-	return launch(ctx, place, log)
+	err = launch(ctx, place, log)
+	if err == nil {
+		return nil
+	}
+	if path := logOf(place); path != "" {
+		os.Remove(path) // the error has its end; a daemon that has ended has taken it along
+	}
+	if !mayNetwork() {
+		return fmt.Errorf("%w: no tunlb answers at %s, and to start one takes CAP_NET_ADMIN; run it as root, or in namespaces of your own: unshare -rn", errNoRights, place)
+	}
+	return err
+}
+
+// mayNetwork says whether this process may set up a network.
+func mayNetwork() bool {
+	var sets [2]unix.CapUserData
+	err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &sets[0])
+	return err != nil || sets[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
 }
 
 // lockStart waits for the right to start a daemon at place. An abstract socket needs none: it can be bound
@@ -89,11 +122,17 @@ func openLog(place string) (*os.File, error) {
 	if path := logOf(place); path != "" {
 		return os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	}
-	f, err := os.OpenFile(filepath.Join(os.TempDir(), fmt.Sprintf("tunlb-%d.log", os.Getpid())), os.O_CREATE|os.O_EXCL|os.O_APPEND|os.O_RDWR, 0o600)
-	if err == nil {
-		err = os.Remove(f.Name())
+	f, err := os.CreateTemp("", "tunlb-*.log")
+	if err != nil {
+		return nil, err
 	}
-	return f, err
+	// It is truncated while it is written to, so each write has to look for the end.
+	_, err = unix.FcntlInt(f.Fd(), unix.F_SETFL, unix.O_APPEND)
+	if err = errors.Join(err, os.Remove(f.Name())); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // logOf is where the log of a daemon with this socket is; "" of an abstract one, which has no place.

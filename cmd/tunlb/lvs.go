@@ -46,6 +46,13 @@ func (d *daemon) LVSCommand(c ipvs.Command) error {
 		return &ipvs.Error{Message: err.Error(), Code: 255}
 	}
 	d.syncing = after.Daemons
+	if c.Verb == ipvs.EditServer { // whose word is an operator's, and goes before an earlier one
+		if i, _ := after.Find(c.Service); i >= 0 {
+			d.engine.Order(tunlb.ServerOrder{
+				Service: after.Specs[i].Name, Server: c.Server.Address.String(), Do: tunlb.Weigh, Weight: c.Server.Weight,
+			})
+		}
+	}
 	return nil
 }
 
@@ -79,7 +86,7 @@ func entries(counts []tunlb.ServiceCounts) []ipvs.Entry {
 	for i, c := range counts {
 		out[i] = ipvs.Entry{Stats: c.Stats, Rates: c.Rates, Servers: make([]ipvs.ServerEntry, len(c.Servers))}
 		for k, s := range c.Servers {
-			out[i].Servers[k] = ipvs.ServerEntry{Stats: s.Stats, Rates: s.Rates, Active: s.Active, Inactive: s.Inactive, Persistent: s.Persistent}
+			out[i].Servers[k] = ipvs.ServerEntry{Stats: s.Stats, Rates: s.Rates, Active: s.Active, Inactive: s.Inactive, Persistent: s.Persistent, Weight: &s.Weight}
 		}
 	}
 	return out

@@ -116,22 +116,29 @@ func TestLVSNAT(t *testing.T) {
 	})
 }
 
+// openDirector opens the network of LVS-DR: lb has one plain interface, the VIP, and nothing running.
+func openDirector(t *testing.T, off bool) *site {
+	t.Helper()
+	s := openLVS(t, labnet.DR(labnet.DROptions{Packet: true, Remote: true, Quiet: true, NoOffload: off}))
+	lb := s.lab.NS("lb")
+	for _, a := range []string{"203.0.113.2/24", "2001:db8:113::2/64"} {
+		s.must(lb.AddAddress("eth0", netip.MustParsePrefix(a)))
+	}
+	s.must(lb.AddAddress("lo", netip.MustParsePrefix(labnet.VIP+"/32")))
+	s.must(lb.AddAddress("eth0", netip.MustParsePrefix(labnet.VIP6+"/128"))) // IPv6 answers for nothing on lo
+	for _, r := range []netns.Route{{To: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("203.0.113.1")}, {To: netip.MustParsePrefix("::/0"), Via: netip.MustParseAddr("2001:db8:113::1")}} {
+		s.must(lb.AddRoute(r))
+	}
+	s.must(lb.Settle())
+	s.before = s.network()
+	return s
+}
+
 // TestLVSDR: a director with one plain interface, as LVS-DR is set up: the VIP its own and on the servers' lo,
 // the client in another subnet. Requests leave by the interface, answers do not come by.
 func TestLVSDR(t *testing.T) {
 	offloads(t, func(t *testing.T, off bool) {
-		s := openLVS(t, labnet.DR(labnet.DROptions{Packet: true, Remote: true, Quiet: true, NoOffload: off}))
-		lb := s.lab.NS("lb")
-		for _, a := range []string{"203.0.113.2/24", "2001:db8:113::2/64"} {
-			s.must(lb.AddAddress("eth0", netip.MustParsePrefix(a)))
-		}
-		s.must(lb.AddAddress("lo", netip.MustParsePrefix(labnet.VIP+"/32")))
-		s.must(lb.AddAddress("eth0", netip.MustParsePrefix(labnet.VIP6+"/128"))) // IPv6 answers for nothing on lo
-		for _, r := range []netns.Route{{To: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("203.0.113.1")}, {To: netip.MustParsePrefix("::/0"), Via: netip.MustParseAddr("2001:db8:113::1")}} {
-			s.must(lb.AddRoute(r))
-		}
-		s.must(lb.Settle())
-		s.before = s.network()
+		s := openDirector(t, off)
 		for _, f := range []struct{ vip, rs string }{{labnet.VIP, "203.0.113.%d"}, {"[" + labnet.VIP6 + "]", "[2001:db8:113::%d]"}} {
 			s.ipvsadm("-A", "-t", f.vip+":80", "-s", "rr")
 			for i := range 3 {
@@ -148,6 +155,25 @@ func TestLVSDR(t *testing.T) {
 			if fields := strings.Fields(line); len(fields) == 7 && fields[0] == "->" && fields[4] != "0" {
 				t.Errorf("answers have passed the director: %s", line)
 			}
+		}
+	})
+}
+
+// TestDirectByBox: the same from a file, from the first connection on.
+func TestDirectByBox(t *testing.T) {
+	offloads(t, func(t *testing.T, off bool) {
+		s := openDirector(t, off)
+		s.write(`
+services:
+  - {name: web, listen: 203.0.113.22:80/tcp, mode: dr, scheduler: rr, health: {type: tcp, interval: 200ms, timeout: 200ms}, servers: [203.0.113.10, 203.0.113.11]}
+  - {name: web6, listen: "[2001:db8:113::22]:80/tcp", mode: dr, scheduler: rr, servers: ["2001:db8:113::10", "2001:db8:113::11"]}
+`)
+		s.start()
+		t.Cleanup(s.stop)
+		s.healthy("web", "rs1", "up")
+		s.only("remote", "http://203.0.113.22/", "rs1", "rs2")
+		if got := s.names("remote", "http://["+labnet.VIP6+"]/", 4); got != "1 2 1 2" {
+			t.Errorf("over IPv6: %s", got)
 		}
 	})
 }

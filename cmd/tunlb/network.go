@@ -66,7 +66,7 @@ func claimed(cfg *config.Config, p config.Port) (addrs []netip.Addr) {
 			addrs = append(addrs, own.Addr())
 		}
 		for _, svc := range cfg.Services {
-			direct := slices.ContainsFunc(svc.Servers, func(srv policy.ServerSpec) bool {
+			direct := slices.ContainsFunc(servers(&svc), func(srv policy.ServerSpec) bool {
 				return srv.Mode == policy.DR && segment.OnLink(srv.Address.Addr())
 			})
 			for _, l := range svc.Listen {

@@ -40,7 +40,15 @@ func runCommand() *cli.Command {
 				if c.Args().Present() || c.IsSet("file") {
 					return usagef("--ipvsadm starts without a file")
 				}
-				go watchNamespace(ctx, stop, log) // ends with ctx
+				watched := make(chan struct{})
+				go func() {
+					defer close(watched)
+					watchNamespace(ctx, stop, log)
+				}()
+				defer func() { // it takes the log along, so it must not be cut short
+					stop()
+					<-watched
+				}()
 			} else {
 				if file, err = fileOf(c); err != nil {
 					return err

@@ -104,13 +104,16 @@ func showServices(w io.Writer, s control.Status) error {
 	return err
 }
 
-// listens is where a service listens, or that it is one of marks.
+// listens is the first place where a service listens, and how many others there are: the width is people's, and
+// JSON has them all. Services by mark have none.
 func listens(svc tunlb.ServiceStatus) string {
-	places := make([]string, len(svc.Listen))
-	for i, l := range svc.Listen {
-		places[i] = l.String()
+	switch len(svc.Listen) {
+	case 0:
+		return "-"
+	case 1:
+		return svc.Listen[0].String()
 	}
-	return orDash(strings.Join(places, ","))
+	return fmt.Sprintf("%s +%d", svc.Listen[0], len(svc.Listen)-1)
 }
 
 // modesOf are the modes of a service's servers, or its own if it has none.
@@ -126,12 +129,32 @@ func modesOf(svc tunlb.ServiceStatus) (modes []string) {
 	return modes
 }
 
-// weightOf is the one in force, and the one that is wanted where that is another.
+// weightOf is the one in force, and the one that is wanted where that is another. While somebody's weight rises those
+// of the whole service are multiplied; people count in what they have configured.
 func weightOf(srv tunlb.ServerStatus) string {
-	if srv.Weight == srv.Configured {
-		return strconv.Itoa(srv.Weight)
+	scale := max(1, srv.Scale)
+	full := scale * srv.Configured
+	switch {
+	case srv.Weight == full:
+		return strconv.Itoa(srv.Configured)
+	case scale > 1 && 0 < srv.Weight && srv.Weight < full:
+		return fmt.Sprintf("%d%% of %d", max(1, 100*srv.Weight/full), srv.Configured)
 	}
-	return fmt.Sprintf("%d of %d", srv.Weight, srv.Configured)
+	tenths := (10*srv.Weight + scale/2) / scale
+	if tenths%10 == 0 {
+		return fmt.Sprintf("%d of %d", tenths/10, srv.Configured)
+	}
+	return fmt.Sprintf("%d.%d of %d", tenths/10, tenths%10, srv.Configured)
+}
+
+// shortened cuts what is too long for a table; JSON has all of it.
+func shortened(s string) string {
+	const longest, dots = 60, "..."
+	runes := []rune(s)
+	if len(runes) <= longest {
+		return s
+	}
+	return strings.TrimRight(string(runes[:longest-len(dots)]), " ") + dots
 }
 
 // healthOf is a server's state and since when.
@@ -156,9 +179,9 @@ func remark(srv tunlb.ServerStatus) string {
 	}
 	switch {
 	case srv.Down != "":
-		remarks = append(remarks, "DOWN: "+srv.Down)
+		remarks = append(remarks, "DOWN: "+shortened(srv.Down))
 	case srv.Health != "" && srv.Health != "up" && srv.Cause != "":
-		remarks = append(remarks, srv.Cause)
+		remarks = append(remarks, shortened(srv.Cause))
 	}
 	if srv.Passing > 0 {
 		remarks = append(remarks, "its answers pass the LB")

@@ -9,10 +9,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"syscall"
 
 	"github.com/tunlb/tunlb/tunlb"
 )
@@ -153,9 +157,11 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, send
 	if err != nil {
 		return nil, err
 	}
+	var answered atomic.Bool
+	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotFirstResponseByte: func() { answered.Store(true) }}))
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.explain(err)
+		return nil, c.explain(err, answered.Load())
 	}
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusUnprocessableEntity:
@@ -179,14 +185,21 @@ func (c *Client) refused(request string, resp *http.Response) error {
 	return e
 }
 
-// explain turns a failed connection into what to do about it.
-func (c *Client) explain(err error) error {
+// hungUp is how a connection to a process ends that is killed.
+var hungUp = []error{io.EOF, syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.EPIPE}
+
+// explain turns a failed connection into what to do about it. A daemon that is killed may still be connected to
+// and then never answers: it is none any more, and it had no time to do what it was asked.
+func (c *Client) explain(err error, answered bool) error {
 	if errors.Is(err, os.ErrPermission) {
 		return fmt.Errorf("control socket %s: %w; ask as the user that runs tunlb", c.socket, os.ErrPermission)
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {
 		return fmt.Errorf("%w: %s: %w; start it with `tunlb run -f FILE`, or name its socket with --socket", ErrNoDaemon, c.socket, op.Err)
+	}
+	if !answered && slices.ContainsFunc(hungUp, func(e error) bool { return errors.Is(err, e) }) {
+		return fmt.Errorf("%w: %s: it has ended without an answer; start it with `tunlb run -f FILE`", ErrNoDaemon, c.socket)
 	}
 	return err
 }

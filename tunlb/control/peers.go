@@ -142,7 +142,8 @@ func (g *guard) protect(h http.Handler) http.Handler {
 			fail(w, http.StatusForbidden, fmt.Errorf("the kernel doesn't say who asks: %w", err))
 		case !g.allow.has(p, os.Geteuid(), groupsOf):
 			g.tell(p)
-			fail(w, http.StatusForbidden, fmt.Errorf("user %d may not ask; root and user %d may, and whoever the daemon's file names: control: {users: [%d]}", p.uid, os.Geteuid(), p.uid))
+			fail(w, http.StatusForbidden, fmt.Errorf("user %d may not ask; root and user %d may, and whoever the daemon's file names, now users %d and groups %d: control: {users: [%d]}, or groups: [%d]",
+				p.uid, os.Geteuid(), g.allow.UIDs, g.allow.GIDs, p.uid, p.gid))
 		default:
 			h.ServeHTTP(w, r)
 		}

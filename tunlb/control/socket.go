@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -41,13 +42,18 @@ var (
 	errNoSocket = errors.New("something that is no socket is in its place; remove it or name another path")
 )
 
+// Found are the places in which a daemon may have left something: path alone, or for "" the default ones whose
+// folder is there and is nobody else's.
+func Found(path string) []string {
+	if path != "" {
+		return []string{path}
+	}
+	return slices.DeleteFunc(DefaultSockets(), func(place string) bool { return trusted(filepath.Dir(place)) != nil })
+}
+
 // RemoveStale removes what a killed daemon has left at path, or at the default places, and says what that was.
 func RemoveStale(path string) (removed []string, err error) {
-	places := []string{path}
-	if path == "" {
-		places = DefaultSockets()
-	}
-	for _, place := range places {
+	for _, place := range Found(path) {
 		switch stale, err := removeStale(place); {
 		case stale:
 			removed = append(removed, place)

@@ -35,6 +35,8 @@ type ServerEntry struct {
 	Active     int             `json:"active"`
 	Inactive   int             `json:"inactive"`
 	Persistent int             `json:"persistent"` // templates
+	// Weight is that in force, 0 for a server that is drained or down; nil: the configured one.
+	Weight *int `json:"weight,omitempty"`
 }
 
 // Conn is one connection, or a template of persistence: then Client has port 0 and State is ASSURED or NONE.

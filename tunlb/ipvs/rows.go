@@ -50,7 +50,7 @@ func columnsOf(o Options) columns {
 			"Prot LocalAddress:Port            Weight    PersistConn ActiveConn InActConn ", "  -> RemoteAddress:Port", false,
 			row.details,
 			func(s *policy.ServerSpec, e ServerEntry) string {
-				return fmt.Sprintf("%-9d %-11d %-10d %-10d", s.Weight, e.Persistent, e.Active, e.Inactive)
+				return fmt.Sprintf("%-9d %-11d %-10d %-10d", e.weight(s), e.Persistent, e.Active, e.Inactive)
 			},
 		}
 	case o.Tunnels:
@@ -58,7 +58,7 @@ func columnsOf(o Options) columns {
 			details, "  -> RemoteAddress:Port           Forward TunnelInfo    Weight ActiveConn InActConn", false,
 			row.details,
 			func(s *policy.ServerSpec, e ServerEntry) string {
-				return fmt.Sprintf("%-7s %-13s %-6d %-10d %-10d", forwardName(s.Mode), tunnelText(s), s.Weight, e.Active, e.Inactive)
+				return fmt.Sprintf("%-7s %-13s %-6d %-10d %-10d", forwardName(s.Mode), tunnelText(s), e.weight(s), e.Active, e.Inactive)
 			},
 		}
 	}
@@ -66,7 +66,7 @@ func columnsOf(o Options) columns {
 		details, "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn", false,
 		row.details,
 		func(s *policy.ServerSpec, e ServerEntry) string {
-			return fmt.Sprintf("%-7s %-6d %-10d %-10d", forwardName(s.Mode), s.Weight, e.Active, e.Inactive)
+			return fmt.Sprintf("%-7s %-6d %-10d %-10d", forwardName(s.Mode), e.weight(s), e.Active, e.Inactive)
 		},
 	}
 }
@@ -211,4 +211,12 @@ func (r row) bucket() int {
 	var port [2]byte
 	binary.BigEndian.PutUint16(port[:], r.at.First)
 	return int(r.at.Proto ^ low ^ port[0] ^ port[1] ^ salt)
+}
+
+// weight is what the listing shows.
+func (e *ServerEntry) weight(s *policy.ServerSpec) int {
+	if e.Weight != nil {
+		return *e.Weight
+	}
+	return s.Weight
 }

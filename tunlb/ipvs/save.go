@@ -2,6 +2,7 @@ package ipvs
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -116,11 +117,16 @@ func ParseLine(line string, names Names) (Command, error) {
 	return Parse(words, names)
 }
 
+// maxRestore bounds what is held of a table that is restored: some 300000 servers.
+const maxRestore = 32 << 20
+
 // Restore reads what was saved and calls apply for one command after the other, before them to clear the table
 // if clear is set (as ipvsadm-restore does, but not ipvsadm -R). A line that Parse refuses ends it; earlier
 // ones have been applied. One that apply refuses with an [*Error] does not: refused is told, and the rest
 // follows. As in ipvsadm only the last line's refusal is the result. Any other error of apply ends it, too.
 // Lines that begin with # are comments.
+//
+// With clear all of r, at most maxRestore of it, is read first: what writes it may be a save of the same table.
 func Restore(r io.Reader, clear bool, names Names, apply func(Command) error, refused func(*Error)) error {
 	var pending *Error
 	do := func(c Command) error {
@@ -134,6 +140,14 @@ func Restore(r io.Reader, clear bool, names Names, apply func(Command) error, re
 		return nil
 	}
 	if clear {
+		all, err := io.ReadAll(io.LimitReader(r, maxRestore+1))
+		if err != nil {
+			return fmt.Errorf("nothing was cleared: %w", err)
+		}
+		if len(all) > maxRestore {
+			return fmt.Errorf("nothing was cleared: there is more to restore than %d MiB; load it in parts with ipvsadm -R", maxRestore>>20)
+		}
+		r = bytes.NewReader(all)
 		if err := do(Command{Verb: Flush}); err != nil {
 			return err
 		}
