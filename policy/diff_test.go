@@ -135,14 +135,11 @@ func TestDiffOfNewService(t *testing.T) {
 			Persistence: policy.Persistence{Timeout: 5 * time.Minute, HostBits: 8}, Timeouts: policy.Timeouts{FinWait: time.Second}, Keep: true,
 			Health:    policy.Health{Type: "http", Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 1, Remove: true, Path: "/"},
 			SlowStart: time.Minute, Quorum: 1, Sorry: &last,
-			Servers: []policy.ServerSpec{{Name: "a", Address: netip.AddrPortFrom(at.Addr.Next().Next(), 80), Weight: 3, Mode: policy.FullNAT}},
+			Servers: []policy.ServerSpec{{Name: "a", Address: netip.AddrPortFrom(at.Addr.Next().Next(), 80), Weight: 3, Mode: policy.FullNAT, Keep: true}},
 		}
 		want := []string{
 			"+ service full " + at.String() + "," + s.Listen[1].String() + " nat mh persistence 5m0s health http",
 			"+ server full/a " + s.Servers[0].Address.String() + " weight 3 mode fullnat",
-		}
-		if s.Keep {
-			s.Servers[0].Keep = true
 		}
 		if got := build(t, nil, s).Diff(nil); !slices.Equal(got, want) {
 			t.Errorf("got %q\nwant %q", got, want)

@@ -41,8 +41,20 @@ func connsCommand() *cli.Command {
 			default:
 				return usagef("-o %q: want table, wide or json", format)
 			}
-			if err := client(c).Conns(c.Context, filter, c.Int("limit"), show); err != nil {
+			filter, unknown, err := resolve(c.Context, client(c), filter)
+			if err != nil {
 				return err
+			}
+			shown := false
+			err = client(c).Conns(c.Context, filter, c.Int("limit"), func(conn control.Conn) error {
+				shown = true
+				return show(conn)
+			})
+			switch {
+			case err != nil:
+				return err
+			case !shown && unknown != nil:
+				return unknown
 			}
 			return done()
 		},

@@ -140,13 +140,26 @@ func awaitDrained(ctx context.Context, asked *control.Client, order tunlb.Server
 	const often = 250 * time.Millisecond
 	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
+	interrupted := func(left string) error {
+		return fmt.Errorf("interrupted: %s is still drained%s; wait on with `tunlb drain --wait`, or end that with `tunlb undrain %s`",
+			order.Server, left, named(order))
+	}
+	targets, err := targetsOf(ctx, asked, order)
+	known := ""
 	for {
 		begun := time.Now()
-		left, err := openConns(ctx, asked, order)
-		if err != nil {
+		left := 0
+		if err == nil {
+			left, err = openConns(ctx, asked, targets)
+		}
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return interrupted(known)
+		case err != nil:
 			return err
 		}
 		report(left)
+		known = ", and has " + count(left, "connection") + " left"
 		if left == 0 {
 			return nil
 		}
@@ -154,24 +167,60 @@ func awaitDrained(ctx context.Context, asked *control.Client, order tunlb.Server
 		pause := time.NewTimer(max(often, 4*time.Since(begun)))
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return interrupted(known)
 		case <-timeout.C:
-			return fmt.Errorf("%s still has %s after %v; wait on with `tunlb drain --wait`, or end them with `tunlb kill --server %[1]s`",
-				order.Server, count(left, "connection"), patience)
+			return fmt.Errorf("%s still has %s after %v; wait on with `tunlb drain --wait`, or end them with `tunlb kill --server %[4]s`",
+				order.Server, count(left, "connection"), patience, named(order))
 		case <-pause.C:
 		}
 	}
 }
 
-// openConns counts a server's connections that have not ended.
-func openConns(ctx context.Context, asked *control.Client, order tunlb.ServerOrder) (n int, err error) {
-	filter := tunlb.ConnFilter{Service: order.Service, Server: order.Server}
-	return n, asked.Conns(ctx, filter, -1, func(c control.Conn) error {
-		if c.State != "TIME_WAIT" && c.State != "CLOSE" {
-			n++
+// named is a server as undrain takes it.
+func named(order tunlb.ServerOrder) string {
+	if order.Service == "" {
+		return order.Server
+	}
+	return order.Server + " --service " + order.Service
+}
+
+// targetsOf are the filters of the connections of the servers that an order is about, which names them as people
+// do. Nothing is taken for no connections: an order that was carried out is about somebody.
+func targetsOf(ctx context.Context, asked *control.Client, order tunlb.ServerOrder) ([]tunlb.ConnFilter, error) {
+	status, err := asked.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var targets []tunlb.ConnFilter
+	for _, s := range servicesOf(status.Services, order.Service) {
+		for _, srv := range serversOf(s, order.Server) {
+			at := srv.Address.String()
+			if srv.Address.Port() == 0 { // its connections have the port that the client asked for
+				at = srv.Address.Addr().String()
+			}
+			targets = append(targets, tunlb.ConnFilter{Service: s.Name, Server: at})
 		}
-		return nil
-	})
+	}
+	if len(targets) == 0 {
+		return nil, fmt.Errorf("%s was drained, and is no longer there; `tunlb status` lists what there is", order.Server)
+	}
+	return targets, nil
+}
+
+// openConns counts servers' connections that have not ended.
+func openConns(ctx context.Context, asked *control.Client, targets []tunlb.ConnFilter) (n int, err error) {
+	for _, filter := range targets {
+		err := asked.Conns(ctx, filter, -1, func(c control.Conn) error {
+			if c.State != "TIME_WAIT" && c.State != "CLOSE" && !c.Check {
+				n++
+			}
+			return nil
+		})
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // progress shows a count on a terminal, and nothing elsewhere.

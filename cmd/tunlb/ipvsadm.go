@@ -182,7 +182,7 @@ func (a *ipvsadm) conns(yield func(ipvs.Conn, error) bool) {
 }
 
 // isService tells a service's connection from a gateway's, and from one by which tunlb checks a server.
-func isService(c control.Conn) bool { return c.Service != "" && c.Service != "(health check)" }
+func isService(c control.Conn) bool { return c.Service != "" && !c.Check }
 
 func lvsConn(c tunlb.Conn) ipvs.Conn {
 	proto, _ := policy.ParseProto(c.Protocol) // 0 of what a mark's template has

@@ -225,13 +225,54 @@ func TestExample(t *testing.T) {
 	}
 	for _, keys := range []map[string][]string{fitting, {"tcp": nil, "https": nil, "icmp": nil}} {
 		for name := range keys {
-			if !bytes.Contains(text, []byte(name)) && name != "insecure" && name != "send_binary" {
+			if !bytes.Contains(text, []byte(name)) {
 				t.Errorf("the key or type %s is missing", name)
 			}
 		}
 	}
 	if got.Timeouts != want.Timeouts || got.Flows != want.Flows {
 		t.Errorf("got %+v and %+v, want the defaults %+v and %+v", got.Timeouts, got.Flows, want.Timeouts, want.Flows)
+	}
+}
+
+// TestExampleHasEveryKey: the decoders' tables are read from their source, where each key has a line that names it.
+func TestExampleHasEveryKey(t *testing.T) {
+	text, err := os.ReadFile("example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inTable := regexp.MustCompile(`(?:\{name: |\badd\(|^\s*into\(.*\)\()"([a-z_]+)"`)
+	keys := map[string]bool{}
+	for _, name := range sources {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		source, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(source)) {
+			if m := inTable.FindStringSubmatch(line); m != nil && !strings.Contains(line, ", later: ") {
+				keys[m[1]] = true
+			}
+		}
+	}
+	for _, f := range timeoutFields(&Timeouts{}) {
+		keys[f.name] = true
+	}
+	for _, known := range []string{"netns", "max", "inside", "mask", "lower", "sorry_server", "direct", "send_binary", "syn_ack"} {
+		if !keys[known] {
+			t.Errorf("the key %s was not found in the source", known)
+		}
+	}
+	for name := range keys {
+		if !regexp.MustCompile(`(?m)(?:^|[ {])` + name + `:(?: |$)`).Match(text) {
+			t.Errorf("the key %s is missing", name)
+		}
 	}
 }
 

@@ -51,6 +51,9 @@ func (a *api) kill(w http.ResponseWriter, r *http.Request) {
 		}
 	} else {
 		a.d.Conns(filter, func(c tunlb.Conn) bool {
+			if c.Check { // to end a check would say nothing of the server, but count against it
+				return true
+			}
 			switch err = a.d.Kill(c.ID()); {
 			case err == nil:
 				killed++
