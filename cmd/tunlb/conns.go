@@ -70,7 +70,10 @@ func connsTable(c *cli.Context, wide bool) (show func(control.Conn) error, done 
 	t := newTable(c.App.Writer, head...)
 	return func(conn control.Conn) error {
 		service := conn.Service
-		if service == "" {
+		switch {
+		case conn.Check:
+			service = "(health check)"
+		case service == "":
 			service = "(gateway)"
 		}
 		cells := []any{conn.Protocol, clock(conn.Expires), conn.State, conn.Client, conn.VIP, conn.Server,

@@ -108,8 +108,12 @@ func included(from, pattern string) ([]keepalived.Source, error) {
 }
 
 func printImported(c *cli.Context, text []byte, err error) error {
-	if err == nil {
-		_, err = c.App.Writer.Write(text)
+	if err != nil {
+		return err
 	}
+	if w := importer.Warning(text); w != "" {
+		fmt.Fprintln(c.App.ErrWriter, "WARNING: "+w)
+	}
+	_, err = c.App.Writer.Write(text)
 	return err
 }

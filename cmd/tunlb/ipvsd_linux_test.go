@@ -236,6 +236,18 @@ func TestStartAlone(t *testing.T) {
 	}
 }
 
+// TestStartAfterKill: the first command after the daemon's sudden end has another one started.
+func TestStartAfterKill(t *testing.T) {
+	l := newLVS(t)
+	for i := range 5 {
+		l.ipvsadm("-A", "-t", "203.0.113.22:80")
+		if err := syscall.Kill(l.pid(), syscall.SIGKILL); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	l.ipvsadm("-A", "-t", "203.0.113.22:80")
+}
+
 // TestStartTogether: of many at once one starts a daemon, and all of them reach it.
 func TestStartTogether(t *testing.T) {
 	l := newLVS(t)
@@ -288,8 +300,20 @@ func TestStartRefused(t *testing.T) {
 	cmd.Env = append(os.Environ(), asProgram+"=1", "TUNLB_SOCKET="+filepath.Join(dir, "c.sock"), raceOptions)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 61234, Gid: 61234}}
 	out, _ := cmd.CombinedOutput()
-	if code := cmd.ProcessState.ExitCode(); code != exitNoIPVS || !strings.Contains(string(out), "has ended at once") || !strings.Contains(string(out), "open tun") {
+	if code := cmd.ProcessState.ExitCode(); code != exitNoIPVS || strings.Contains(string(out), "/dev/net/tun") ||
+		!strings.HasPrefix(string(out), "Can't initialize ipvs: Permission denied (you must be root)\n") {
 		t.Errorf("exit %d\n%s", code, out)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "c.*")); len(left) > 0 {
+		t.Errorf("it has left %q", left)
+	}
+	// Without a socket that is named, folders are made for it, and for nothing.
+	cmd = exec.CommandContext(t.Context(), exe, "ipvsadm", "-A", "-t", "203.0.113.22:80")
+	cmd.Env = append(os.Environ(), asProgram+"=1", "TUNLB_SOCKET=", "TMPDIR="+dir, "XDG_RUNTIME_DIR=", raceOptions)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 61234, Gid: 61234}}
+	out, _ = cmd.CombinedOutput()
+	if left, _ := filepath.Glob(filepath.Join(dir, "*")); cmd.ProcessState.ExitCode() != exitNoIPVS || len(left) != 1 {
+		t.Errorf("exit %d, there is %q\n%s", cmd.ProcessState.ExitCode(), left, out)
 	}
 }
 

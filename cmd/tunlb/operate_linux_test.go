@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,8 +39,8 @@ func (s *site) done(args ...string) string {
 func TestDrainWait(t *testing.T) {
 	needLab(t)
 	s := openSite(t, labnet.StoryOptions{}, echoConfig)
-	for _, f := range []struct{ vip, rs, service string }{
-		{labnet.VIP, "192.168.0.10", "tcpecho"}, {labnet.VIP6, "2001:db8:c0::10", "tcpecho6"},
+	for _, f := range []struct{ vip, rs, service, other string }{
+		{labnet.VIP, "192.168.0.10", "tcpecho", "192.168.0.10"}, {labnet.VIP6, "2001:db8:c0::10", "tcpecho6", "2001:db8:c0:0::10"},
 	} {
 		held := s.dial("client", "tcp", hostPort(f.vip, 7)) // rr: the first one's
 		s.echo(held, []byte("before"))
@@ -59,6 +60,15 @@ func TestDrainWait(t *testing.T) {
 		if _, stderr, code := s.tunlb("drain", f.service+"/"+f.rs, "--wait", "--timeout", "300ms"); code != exitFailed || !strings.Contains(stderr, "1 connection after") {
 			t.Errorf("waiting in vain: exit %d, %s", code, stderr)
 		}
+		// A place means the service, and another spelling the address: the connection is as open.
+		place := hostPort(f.vip, 7) + "/tcp"
+		if _, stderr, code := s.tunlb("drain", f.other, "--service", place, "--wait", "--timeout", "300ms"); code != exitFailed || !strings.Contains(stderr, "1 connection after") {
+			t.Errorf("waiting for a place in vain: exit %d, %s", code, stderr)
+		}
+		if got := s.done("conns", "--service", place, "--server", f.other); strings.Count(got, "ESTABLISHED") != 1 {
+			t.Errorf("conns of a place:\n%s", got)
+		}
+		s.interrupted(f.service + "/" + f.rs)
 		// It waits, and ends when the connection does: TIME_WAIT is no connection any more.
 		cmd := s.command("drain", f.rs, "--service", f.service, "--wait")
 		s.must(cmd.Start())
@@ -92,6 +102,39 @@ func TestDrainWait(t *testing.T) {
 	if got := strings.Join(kinds, " "); got != "drained undrained drained undrained" {
 		t.Errorf("events: %s", got)
 	}
+}
+
+// interrupted wants who waits to be told what is left when they give up.
+func (s *site) interrupted(server string) {
+	s.t.Helper()
+	cmd := s.command("drain", server, "--wait")
+	out, err := cmd.StdoutPipe()
+	s.must(err)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	s.must(cmd.Start())
+	if !bufio.NewScanner(out).Scan() { // it has been drained
+		s.t.Error("it says nothing")
+	}
+	s.must(cmd.Process.Signal(os.Interrupt))
+	err = cmd.Wait()
+	if err == nil || !strings.Contains(stderr.String(), "is still drained") || strings.Contains(stderr.String(), "context canceled") {
+		s.t.Errorf("interrupted: %v, %s", err, &stderr)
+	}
+}
+
+// TestUnknown: a listing of what there is none of is no empty listing.
+func TestUnknown(t *testing.T) {
+	needLab(t)
+	s := openSite(t, labnet.StoryOptions{}, echoConfig)
+	for _, command := range []string{"conns", "kill"} {
+		for option, there := range map[string]string{"--service": "tcpecho6", "--server": "192.168.0.10"} {
+			if stdout, stderr, code := s.tunlb(command, option, "nosuch"); code != exitFailed || stdout != "" || !strings.Contains(stderr, there) {
+				t.Errorf("%s %s nosuch: exit %d, %s%s", command, option, code, stdout, stderr)
+			}
+		}
+	}
+	s.done("conns", "--service", "tcpecho")
 }
 
 // conns counts a server's connections that are open.

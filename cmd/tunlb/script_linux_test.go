@@ -102,7 +102,7 @@ func (a *actor) Status() tunlb.Status {
 func (a *actor) Conns(f tunlb.ConnFilter, visit func(tunlb.Conn) bool) {
 	a.mu.Lock()
 	n := a.open
-	if a.drained && a.open > 0 && f.Server != "stuck" {
+	if a.drained && a.open > 0 && f.Server != "[2001:db8:1::10]:8080" {
 		a.open--
 	}
 	a.mu.Unlock()

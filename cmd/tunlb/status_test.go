@@ -53,6 +53,9 @@ func TestStatusIsNarrow(t *testing.T) {
 				t.Errorf("%q is missing in\n%s", want, out.String())
 			}
 		}
+		if strings.Contains(out.String(), "not www") {
+			t.Errorf("a cause was not cut:\n%s", out.String())
+		}
 		if got := strings.Count(out.String(), first.String()); got != 1 {
 			t.Errorf("%d places are shown, want 1", got)
 		}

@@ -12,11 +12,9 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/tunlb/tunlb/tunlb"
 )
@@ -161,7 +159,7 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, send
 	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotFirstResponseByte: func() { answered.Store(true) }}))
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.explain(err, answered.Load())
+		return nil, c.explain(err, answered.Load() || ctx.Err() != nil)
 	}
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusUnprocessableEntity:
@@ -185,9 +183,6 @@ func (c *Client) refused(request string, resp *http.Response) error {
 	return e
 }
 
-// hungUp is how a connection to a process ends that is killed.
-var hungUp = []error{io.EOF, syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.EPIPE}
-
 // explain turns a failed connection into what to do about it. A daemon that is killed may still be connected to
 // and then never answers: it is none any more, and it had no time to do what it was asked.
 func (c *Client) explain(err error, answered bool) error {
@@ -198,8 +193,8 @@ func (c *Client) explain(err error, answered bool) error {
 	if errors.As(err, &op) && op.Op == "dial" {
 		return fmt.Errorf("%w: %s: %w; start it with `tunlb run -f FILE`, or name its socket with --socket", ErrNoDaemon, c.socket, op.Err)
 	}
-	if !answered && slices.ContainsFunc(hungUp, func(e error) bool { return errors.Is(err, e) }) {
-		return fmt.Errorf("%w: %s: it has ended without an answer; start it with `tunlb run -f FILE`", ErrNoDaemon, c.socket)
+	if !answered { // a reset, an end, a broken pipe, or an error that net/http keeps to itself
+		return fmt.Errorf("%w: %s: it has ended without an answer: %w; start it with `tunlb run -f FILE`", ErrNoDaemon, c.socket, err)
 	}
 	return err
 }

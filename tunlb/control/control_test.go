@@ -49,6 +49,7 @@ func TestMain(m *testing.M) {
 // daemon answers from a script.
 type daemon struct {
 	conns  int
+	checks bool // they are tunlb's own
 	reload ReloadResult
 	order  error // of Order
 	lvs
@@ -79,7 +80,9 @@ func (d *daemon) Conns(filter tunlb.ConnFilter, visit func(tunlb.Conn) bool) {
 	d.filter = filter
 	d.mu.Unlock()
 	for i := range d.conns {
-		if !visit(conn(i)) {
+		c := conn(i)
+		c.Check = d.checks
+		if !visit(c) {
 			return
 		}
 	}
@@ -270,6 +273,14 @@ func TestKill(t *testing.T) {
 	}
 }
 
+// TestKillChecks: what tunlb asks its servers by is nobody's to end by a filter.
+func TestKillChecks(t *testing.T) {
+	d := &daemon{conns: 3, checks: true}
+	if n, err := NewClient(serve(t, d)).KillAll(t.Context(), tunlb.ConnFilter{Server: "rs1"}); err != nil || n != 0 || len(d.asked()) != 0 {
+		t.Errorf("%d were killed, %v", n, err)
+	}
+}
+
 // TestEvents: those that are remembered, those that come, and the end from either side.
 func TestEvents(t *testing.T) {
 	d := &daemon{
@@ -457,6 +468,67 @@ func TestNoDaemon(t *testing.T) {
 	_, err := NewClient(path).Status(t.Context())
 	if !errors.Is(err, ErrNoDaemon) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "tunlb run") {
 		t.Errorf("got %v, want ErrNoDaemon with place and next command", err)
+	}
+}
+
+// TestDying: a daemon that is killed while it is asked is none; one that has begun to answer is another matter.
+func TestDying(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer string
+		none   bool
+	}{
+		"reset":   {"", true},
+		"cut off": {"HTTP/1.1 2", false},
+	} {
+		path := filepath.Join(t.TempDir(), "s")
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if test.answer != "" {
+				conn.Read(make([]byte, 1))
+				io.WriteString(conn, test.answer)
+			}
+			conn.Close() // with something unread: a reset
+		}()
+		_, err = NewClient(path).Status(t.Context())
+		if err == nil || errors.Is(err, ErrNoDaemon) != test.none {
+			t.Errorf("%s: %v, want ErrNoDaemon: %v", name, err, test.none)
+		}
+		<-served
+		l.Close()
+	}
+}
+
+// TestStale: only what nobody else can have put there is removed.
+func TestStale(t *testing.T) {
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Setenv("TMPDIR", t.TempDir())
+	place := DefaultSockets()[1]
+	if err := os.MkdirAll(filepath.Dir(place), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", place)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Close()
+	for _, mode := range []os.FileMode{0o777, 0o755} {
+		if err := os.Chmod(filepath.Dir(place), mode); err != nil {
+			t.Fatal(err)
+		}
+		removed, err := RemoveStale("")
+		if err != nil || slices.Contains(removed, place) != (mode == 0o755) {
+			t.Errorf("folder with mode %o: removed %q, %v", mode, removed, err)
+		}
 	}
 }
 

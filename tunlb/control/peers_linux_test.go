@@ -81,6 +81,8 @@ func TestPeers(t *testing.T) {
 				t.Errorf("exit %d, want %d: %s", code, test.want, says)
 			} else if code != 0 && !strings.Contains(says, fmt.Sprintf("user %d may not ask", test.uid)) {
 				t.Errorf("refused with %s", says)
+			} else if code != 0 && !strings.Contains(says, fmt.Sprintf("groups %d:", test.allow.GIDs)) {
+				t.Errorf("no groups in %s", says)
 			}
 		})
 	}

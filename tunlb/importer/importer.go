@@ -19,9 +19,22 @@ import (
 // file is what is printed.
 type file struct {
 	source   string   // what it was made of
+	warning  string   // what must not be overlooked; "" for nothing
 	notes    []string // each on what was not imported, and why
 	timeouts string   // the general ones, in YAML; "" for the defaults
 	specs    []policy.Spec
+}
+
+const warningPrefix = "# WARNING: "
+
+// Warning is what must not be overlooked in a configuration that was printed here; "" for nothing. It is for those
+// who print it into a file that nobody reads.
+func Warning(printed []byte) string {
+	line, _, _ := strings.Cut(string(printed), "\n")
+	if warning, ok := strings.CutPrefix(line, warningPrefix); ok {
+		return warning
+	}
+	return ""
 }
 
 // print writes the file. Services that the syntax has no words for become comments, too.
@@ -49,6 +62,9 @@ func (f *file) print() ([]byte, error) {
 		services.WriteString(item)
 	}
 	var out bytes.Buffer
+	if f.warning != "" {
+		fmt.Fprintf(&out, "%s%s\n", warningPrefix, oneLine(f.warning))
+	}
 	fmt.Fprintf(&out, "# Made of %s by tunlb import. Where packets enter is not in there: write ports, see tunlb check.\n", oneLine(f.source))
 	for _, note := range notes {
 		fmt.Fprintf(&out, "# not imported: %s\n", oneLine(note))

@@ -56,6 +56,13 @@ func TestKeepalived(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "testdata/keepalived.yaml", out)
+	line, _, _ := strings.Cut(string(out), "\n")
+	if got := importer.Warning(out); got == "" || line != "# WARNING: "+got {
+		t.Errorf("got the warning %q, and the first line %q", got, line)
+	}
+	if got := importer.Warning(out[len(line)+1:]); got != "" {
+		t.Errorf("got the warning %q of a file without", got)
+	}
 }
 
 // golden compares what is printed with the file, and has tunlb read it.

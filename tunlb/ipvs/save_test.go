@@ -3,11 +3,13 @@ package ipvs_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -220,4 +222,37 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%q: lost over JSON", line)
 		}
 	})
+}
+
+// TestRestoreReadsFirst: what is restored may be what a save of the same table is still writing.
+func TestRestoreReadsFirst(t *testing.T) {
+	const line = "-A -t 10.0.0.10:80 -s rr\n"
+	for name, test := range map[string]struct {
+		in    io.Reader
+		calls int
+	}{
+		"all":      {io.MultiReader(strings.NewReader(line), strings.NewReader(line)), 3},
+		"cut":      {io.MultiReader(strings.NewReader(line), iotest.ErrReader(os.ErrDeadlineExceeded)), 0},
+		"too much": {io.MultiReader(strings.NewReader(line), strings.NewReader(strings.Repeat(line, 32<<20/len(line)))), 0},
+	} {
+		ended, calls := false, 0
+		in := io.MultiReader(test.in, iotest.DataErrReader(readerFunc(func() { ended = true })))
+		err := ipvs.Restore(in, true, ipvs.Names{}, func(ipvs.Command) error {
+			if calls++; !ended {
+				t.Errorf("%s: call %d comes before the end of the input", name, calls)
+			}
+			return nil
+		}, nil)
+		if calls != test.calls || (err != nil) != (test.calls == 0) {
+			t.Errorf("%s: %d calls, %v, want %d", name, calls, err, test.calls)
+		}
+	}
+}
+
+// readerFunc is told of the end.
+type readerFunc func()
+
+func (f readerFunc) Read([]byte) (int, error) {
+	f()
+	return 0, io.EOF
 }

@@ -54,6 +54,7 @@ func (im *importer) health(v *virtual) {
 			v.Health, first = h, n.text()
 		case !reflect.DeepEqual(h, v.Health):
 			im.note(n, "its own check: all servers of a service are checked alike, as "+first)
+			im.others = append(im.others, other(n))
 		}
 	}
 	if v.Health.Enabled() {
@@ -63,8 +64,27 @@ func (im *importer) health(v *virtual) {
 		}
 		for _, n := range unchecked {
 			im.note(n, "it has no check that tunlb has: all servers of a service are checked alike, as "+first)
+			im.others = append(im.others, other(n))
 		}
 	}
+}
+
+// other names a server that gets another one's check.
+func other(n *node) string {
+	return fmt.Sprintf("%s (%s)", strings.Join(n.words[1:], " "), n.place)
+}
+
+// warning counts the servers that get another one's check: a wrong one takes a sound server out, or lets a broken
+// one in.
+func (im *importer) warning() string {
+	if len(im.others) == 0 {
+		return ""
+	}
+	servers := "1 server is"
+	if n := len(im.others); n > 1 {
+		servers = fmt.Sprintf("%d servers are", n)
+	}
+	return servers + " not checked as in keepalived, but by the first check of the service: " + strings.Join(im.others, ", ")
 }
 
 // serverHealth reads the checks of one server and takes the first that tunlb has.

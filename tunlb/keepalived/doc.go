@@ -22,8 +22,10 @@ type Include func(from, pattern string) ([]Source, error)
 
 // Services are what a keepalived.conf asks for. A plain value.
 type Services struct {
-	Specs []policy.Spec
-	Notes []string // what is not in Specs, and why: "FILE:LINE: what: why"
+	Specs    []policy.Spec
+	Timeouts policy.Timeouts // of lvs_timeouts; 0 where there is none
+	Notes    []string        // what is not in Specs, and why: "FILE:LINE: what: why"
+	Warning  string          // what must not be overlooked among the Notes; "" for nothing
 }
 
 // Import reads a file and those that it includes; without include it notes them. The error says what is wrong
@@ -36,7 +38,7 @@ func Import(src Source, include Include) (Services, error) {
 	}
 	im := importer{notes: r.notes, groups: map[string]*node{}}
 	im.top(root)
-	return Services{im.specs, im.notes}, nil
+	return Services{im.specs, im.timeouts, im.notes, im.warning()}, nil
 }
 
 // place is where something stands.

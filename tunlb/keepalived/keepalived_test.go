@@ -85,6 +85,13 @@ func TestNotes(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"whatever 1":                                               "k:1: whatever 1: tunlb has no such thing",
+		"global_defs {\nlvs_timeouts udp x\n}":                     `k:2: lvs_timeouts udp x: "x" is no number of seconds from 1 to 1728000`,
+		"global_defs {\nlvs_timeouts tcp 0\n}":                     `"0" is no number of seconds`,
+		"global_defs {\nlvs_timeouts tcp 1728001\n}":               `"1728001" is no number of seconds`,
+		"global_defs {\nlvs_timeouts sctp 9\n}":                    `"sctp" is no timeout`,
+		"global_defs {\nlvs_timeouts\n}":                           "it has no timeout",
+		"global_defs {\nlvs_timeouts udp\n}":                       `"" is no number of seconds`,
+		"global_defs {\n}":                                         "it is about keepalived itself",
 		"include *.conf":                                           "k:1: include *.conf: other files",
 		"virtual_server {\n}":                                      "k:1: virtual_server: it has no address",
 		"virtual_server x 80 {\n}":                                 `"x" is no address`,
@@ -119,6 +126,41 @@ func TestNotes(t *testing.T) {
 		got := read(t, text)
 		if n := slices.IndexFunc(got.Notes, func(s string) bool { return strings.Contains(s, want) }); n < 0 || len(got.Notes) != 1 {
 			t.Errorf("%q: notes %q, want %q", text, got.Notes, want)
+		}
+	}
+}
+
+func TestTimeouts(t *testing.T) {
+	for text, want := range map[string]policy.Timeouts{
+		"tcp 7200 tcpfin 90 udp 240": {Established: 2 * time.Hour, FinWait: 90 * time.Second, UDP: 4 * time.Minute},
+		"udp 1728000":                {UDP: 480 * time.Hour},
+	} {
+		if got := read(t, "global_defs {\nlvs_timeouts "+text+"\n}\n"); got.Timeouts != want || len(got.Notes) != 0 {
+			t.Errorf("%s: %+v", text, got)
+		}
+	}
+	got := read(t, "global_defs {\nrouter_id x\nlvs_timeouts tcp 9\n}\n")
+	if got.Timeouts.Established != 9*time.Second || len(got.Notes) != 1 {
+		t.Errorf("beside what is keepalived's: %+v", got)
+	}
+}
+
+// TestWarning: servers that get another one's check are counted and named, those that have the same one are not.
+func TestWarning(t *testing.T) {
+	for _, family := range [][3]string{{"203.0.113.22", "192.168.0.10", "192.168.0.11"}, {"2001:db8::22", "2001:db8::10", "2001:db8::11"}} {
+		server := func(i int, check string) string {
+			return "real_server " + family[i] + " 80 {\n" + check + "\n}\n"
+		}
+		for _, c := range []struct{ servers, want string }{
+			{server(1, "TCP_CHECK") + server(2, "TCP_CHECK"), ""},
+			{server(1, "") + server(2, ""), ""},
+			{server(1, "TCP_CHECK") + server(2, "PING_CHECK"), "1 server is not checked as in keepalived, but by the first check of the service: " + family[2] + " 80 (k:5)"},
+			{server(1, "SMTP_CHECK") + server(2, "TCP_CHECK") + server(2, "PING_CHECK"),
+				"2 servers are not checked as in keepalived, but by the first check of the service: " + family[2] + " 80 (k:8), " + family[1] + " 80 (k:2)"},
+		} {
+			if got := read(t, "virtual_server "+family[0]+" 80 {\n"+c.servers+"}\n"); got.Warning != c.want {
+				t.Errorf("%q: got %q, want %q", c.servers, got.Warning, c.want)
+			}
 		}
 	}
 }

@@ -14,10 +14,12 @@ import (
 
 // importer turns nodes into services.
 type importer struct {
-	specs  []policy.Spec
-	notes  []string
-	groups map[string]*node
-	told   bool // that servers begin as down
+	specs    []policy.Spec
+	timeouts policy.Timeouts
+	notes    []string
+	groups   map[string]*node
+	told     bool     // that servers begin as down
+	others   []string // servers that get another one's check
 }
 
 func (im *importer) note(n *node, why string) {
@@ -43,13 +45,49 @@ func (im *importer) top(root *node) {
 			im.virtualServer(n)
 		case keyword == "virtual_server_group", strings.HasPrefix(keyword, "@"):
 		case keyword == "global_defs":
-			im.note(n, "it is about keepalived itself")
+			im.global(n)
 		case strings.HasPrefix(keyword, "vrrp"):
 			im.note(n, "tunlb speaks no VRRP: keepalived can go on doing so beside it")
 		case strings.HasPrefix(keyword, "static_"):
 			im.note(n, "addresses, routes and rules are the system's")
 		default:
 			im.without(n)
+		}
+	}
+}
+
+// global reads what is about balancing among that which is about keepalived.
+func (im *importer) global(n *node) {
+	rest := len(n.block) == 0
+	for _, p := range n.block {
+		if p.words[0] == "lvs_timeouts" {
+			im.lvsTimeouts(p)
+		} else {
+			rest = true
+		}
+	}
+	if rest {
+		im.note(n, "it is about keepalived itself")
+	}
+}
+
+// lvsTimeouts reads pairs of a name and seconds, in any order.
+func (im *importer) lvsTimeouts(n *node) {
+	to := map[string]*time.Duration{"tcp": &im.timeouts.Established, "tcpfin": &im.timeouts.FinWait, "udp": &im.timeouts.UDP}
+	if len(n.words) == 1 {
+		im.note(n, "it has no timeout")
+	}
+	for i := 1; i < len(n.words); i += 2 {
+		const longest = 480 * 60 * 60 // of the file's timeouts
+		v, err := strconv.Atoi(n.value(i))
+		switch timeout := to[n.words[i]]; {
+		case timeout == nil:
+			im.note(n, fmt.Sprintf("%q is no timeout: there are tcp, tcpfin and udp", n.words[i]))
+			return
+		case err != nil || v < 1 || v > longest:
+			im.note(n, fmt.Sprintf("%q is no number of seconds from 1 to %d", n.value(i), longest))
+		default:
+			*timeout = time.Duration(v) * time.Second
 		}
 	}
 }
