@@ -10,6 +10,7 @@ package tunlb
 //  4. open a flow where there is none                             open.go
 //  5. track the connection's state, count                         track
 //     on the way to an Ethernet port: find the next hop's MAC     outgoing.go
+//     out of the box's own interfaces: likewise, from its kernel  direct.go
 //  6. check TTL and MTU, then edit addresses, ports, checksums    forward
 //  7. leave by the flow's exit                                    send
 //  8. write; on an Ethernet port to the next hop's MAC            emit
