@@ -257,7 +257,8 @@ func TestDirectFull(t *testing.T) {
 		t.Helper()
 		err := f.director.nl.QdiscReplace(&netlink.Tbf{
 			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: f.links[0], Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
-			Rate:       1000, Limit: limit, Buffer: 3e9 / 64, // bytes a second; units of 64 ns, 3 s at that rate
+			// Bytes a second, and units of 64 ns: 10 s at that rate. Faster, a frame may leave while we look at the full queue.
+			Rate: 300, Limit: limit, Buffer: 10e9 / 64,
 		})
 		if err != nil {
 			t.Skipf("no token bucket filter: %v", err)
