@@ -1,6 +1,7 @@
 package tunlb
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -48,7 +49,7 @@ func (e *Engine) Order(o ServerOrder) ([]Event, error) {
 	case Weigh:
 		_, err = e.roster.SetWeight(o.Service, o.Server, o.Weight, now)
 	default:
-		err = errUnknownOrder(o.Do)
+		err = fmt.Errorf("order %q: want %s, %s or %s", o.Do, Drain, Undrain, Weigh)
 	}
 	if err == nil {
 		e.rebuildLocked()
@@ -56,12 +57,6 @@ func (e *Engine) Order(o ServerOrder) ([]Event, error) {
 	events := e.roster.Events()
 	e.mu.Unlock()
 	return e.announce(events), err
-}
-
-type errUnknownOrder string
-
-func (e errUnknownOrder) Error() string {
-	return "order " + string(e) + ": want drain, undrain or weight"
 }
 
 // Report tells how a health check of a configured server went.

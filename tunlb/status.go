@@ -206,12 +206,8 @@ func (e *Engine) Drops() map[string]uint64 {
 }
 
 func protocolName(proto uint8) string {
-	switch proto {
-	case packet.ProtoTCP:
-		return "tcp"
-	case packet.ProtoUDP:
-		return "udp"
-	default:
+	if proto == packet.ProtoICMP || proto == packet.ProtoICMPv6 {
 		return "icmp"
 	}
+	return policy.ProtoName(proto)
 }

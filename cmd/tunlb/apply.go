@@ -49,11 +49,9 @@ func (d *daemon) Reload(_ context.Context, dryRun bool) control.ReloadResult {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var changed []string
-	if dryRun {
-		changed, err = changes(d.cfg, cfg)
-	} else {
-		changed, err = d.applyLocked(cfg)
+	changed, err := changes(d.cfg, cfg)
+	if err == nil && !dryRun {
+		err = d.applyLocked(cfg)
 	}
 	if err != nil {
 		return control.ReloadResult{Errors: strings.Split(err.Error(), "\n")}
@@ -61,16 +59,12 @@ func (d *daemon) Reload(_ context.Context, dryRun bool) control.ReloadResult {
 	return control.ReloadResult{Changes: changed, DryRun: dryRun}
 }
 
-// applyLocked has kernels and engine follow the file. The kernels come first, since they can refuse and go
-// back without harm; the engine would have ended connections by then.
-func (d *daemon) applyLocked(cfg *config.Config) ([]string, error) {
+// applyLocked has kernels and engine follow a configuration that differs in nothing unchangeable. The kernels come
+// first, since they can refuse and go back without harm; the engine would have ended connections by then.
+func (d *daemon) applyLocked(cfg *config.Config) error {
 	old, kept := d.cfg, d.kept
-	changes, err := changes(old, cfg)
-	if err != nil {
-		return nil, err
-	}
 	d.kept = append(slices.Clip(kept), deletedAndKept(old, cfg, kept)...)
-	err = d.applyKernels(cfg)
+	err := d.applyKernels(cfg)
 	if err == nil {
 		err = d.direct.follow(cfg)
 	}
@@ -79,11 +73,11 @@ func (d *daemon) applyLocked(cfg *config.Config) ([]string, error) {
 	}
 	if err != nil {
 		d.kept = kept
-		return nil, errors.Join(err, d.applyKernels(old), d.direct.follow(old))
+		return errors.Join(err, d.applyKernels(old), d.direct.follow(old))
 	}
 	d.cfg = cfg
 	d.checker.Set(d.targets(cfg))
-	return changes, nil
+	return nil
 }
 
 // deletedAndKept are the servers that a change deletes and whose connections may go on: their answers are still

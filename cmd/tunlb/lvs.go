@@ -38,7 +38,7 @@ func (d *daemon) LVSCommand(c ipvs.Command) error {
 	if cfg.Services, err = policy.Normalize(after.Specs); err != nil {
 		return &ipvs.Error{Message: err.Error(), Code: 255}
 	}
-	if _, err := d.applyLocked(&cfg); err != nil {
+	if err := d.applyLocked(&cfg); err != nil {
 		var refused *ipvs.Error
 		if errors.As(err, &refused) {
 			return err

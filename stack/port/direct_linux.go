@@ -116,18 +116,7 @@ func (d *Direct) send(frame []byte, link int) error {
 // awaitRoom returns nil when there may be room in the socket's queue, EAGAIN when time ran out.
 func (d *Direct) awaitRoom() error {
 	fds := [2]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLOUT}, {Fd: int32(d.wake), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds[:], writePatience)
-	switch {
-	case err == unix.EINTR:
-		return nil
-	case err != nil:
-		return err
-	case fds[1].Revents != 0:
-		return os.ErrClosed
-	case n == 0:
-		return unix.EAGAIN
-	}
-	return nil
+	return poll(fds[:], writePatience)
 }
 
 func (d *Direct) wrap(err error, link int) error {

@@ -159,7 +159,19 @@ func (p *rawPort) wait(events int16, changes, milliseconds int) error {
 		{Fd: int32(changes), Events: unix.POLLIN}, // poll leaves negative ones out
 	}
 	const failed = unix.POLLERR | unix.POLLHUP | unix.POLLNVAL
-	n, err := unix.Poll(fds[:], milliseconds)
+	if err := poll(fds[:], milliseconds); err != nil {
+		return err
+	}
+	if events == unix.POLLIN && (fds[0].Revents&failed != 0 || fds[2].Revents != 0) && p.vanished() {
+		return p.errGone
+	}
+	return nil
+}
+
+// poll returns nil when one of fds may be ready, EAGAIN when time ran out, and os.ErrClosed when the second is, which
+// Close writes to.
+func poll(fds []unix.PollFd, milliseconds int) error {
+	n, err := unix.Poll(fds, milliseconds)
 	switch {
 	case err == unix.EINTR:
 		return nil
@@ -169,8 +181,6 @@ func (p *rawPort) wait(events int16, changes, milliseconds int) error {
 		return os.ErrClosed
 	case n == 0:
 		return unix.EAGAIN
-	case events == unix.POLLIN && (fds[0].Revents&failed != 0 || fds[2].Revents != 0) && p.vanished():
-		return p.errGone
 	}
 	return nil
 }
