@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/watch"
 )
 
 // Status is the engine's.
@@ -24,3 +25,9 @@ func (d *daemon) Order(o tunlb.ServerOrder) ([]tunlb.Event, error) { return d.en
 
 // Kill is the engine's.
 func (d *daemon) Kill(id string) error { return d.engine.Kill(id) }
+
+// Explain is the engine's.
+func (d *daemon) Explain(q tunlb.Question) (tunlb.Explanation, error) { return d.engine.Explain(q) }
+
+// Watch is the engine's.
+func (d *daemon) Watch(o watch.Options) *watch.Subscription { return d.engine.Watch(o) }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/watch"
 )
 
 // ErrNoDaemon is wrapped by a client's error where nobody answers on the socket.
@@ -74,6 +75,9 @@ type Daemon interface {
 	Events(ctx context.Context, since uint64, follow bool, visit func(tunlb.Event) bool)
 	Order(tunlb.ServerOrder) ([]tunlb.Event, error)
 	Kill(id string) error
+	Explain(tunlb.Question) (tunlb.Explanation, error)
+	// Watch subscribes to packets' journeys; whoever asks closes the subscription.
+	Watch(watch.Options) *watch.Subscription
 	// Reload reads the file again; with dryRun it only says what that would change.
 	Reload(ctx context.Context, dryRun bool) ReloadResult
 	LVS

@@ -22,6 +22,7 @@ import (
 
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/watch"
 )
 
 // asPeer makes the test binary be a client of the socket that the variable names.
@@ -545,3 +546,9 @@ func TestTrusted(t *testing.T) {
 		t.Errorf("a folder for everybody: %v, want a refusal", err)
 	}
 }
+
+func (d *daemon) Explain(tunlb.Question) (tunlb.Explanation, error) {
+	return tunlb.Explanation{Mode: "nat"}, nil
+}
+
+func (d *daemon) Watch(o watch.Options) *watch.Subscription { return watch.NewSubscription(o, nil) }

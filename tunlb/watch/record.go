@@ -1,0 +1,51 @@
+package watch
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/tunlb/tunlb/policy"
+)
+
+// Record is what happened to one packet, from the port that it came in by to its end. The Frames' Data is
+// borrowed until the record is given back, see Subscription.Next.
+type Record struct {
+	Seq  uint64        `json:"seq"`   // number of the packet among all that were looked at
+	Time time.Time     `json:"time"`  // when it was read
+	At   time.Duration `json:"at_ns"` // the same on the engine's clock
+
+	In  *Frame  `json:"in,omitempty"`  // as it came; nil: tunlb's own, such as an answer of its host or ARP
+	Out []Frame `json:"out,omitempty"` // as it left: several if it was cut, flooded, or if an ICMP error answers it
+
+	// Exit is where it went: "port", "kernel" (handed back unchanged), "direct" (an interface of the box), "host" (tunlb's own
+	// stack), "held" (a fragment that waits for its first, or a packet that waits for a MAC), "neighbour" (ARP and neighbour discovery, taken in),
+	// "switch" (another station's); "" iff it was dropped.
+	Exit string `json:"exit,omitempty"`
+	Drop string `json:"drop,omitempty"` // packet.Reason's name; "" iff it was not dropped
+
+	Protocol string         `json:"protocol,omitempty"` // tcp, udp, icmp, arp, or another IP protocol's number
+	Client   netip.AddrPort `json:"client,omitzero"`    // of a flow: the client's; of any other packet: its source
+	VIP      netip.AddrPort `json:"vip,omitzero"`       // of a flow: what the client asks; of any other packet: its destination
+	Reply    bool           `json:"reply,omitempty"`    // from the server to the client
+
+	// Valid iff Flow is not 0.
+	Flow       uint32         `json:"flow,omitempty"`   // number of the flow's place in the table, which a later flow may have again
+	Opened     bool           `json:"opened,omitempty"` // by this packet
+	State      string         `json:"state,omitempty"`  // after it
+	Mode       string         `json:"mode,omitempty"`
+	Source     netip.AddrPort `json:"source,omitzero"` // what the server sees as the client, iff that is translated
+	Server     netip.AddrPort `json:"server,omitzero"`
+	Service    string         `json:"service,omitempty"`
+	ServerName string         `json:"server_name,omitempty"`
+
+	// Why is how the server was picked: nil unless Opened, the subscription asks for it, and fewer than 1000 a second do.
+	Why *policy.Explanation `json:"why,omitempty"`
+}
+
+// Frame is a frame at a port.
+type Frame struct {
+	Port     string `json:"port"`               // its name
+	Ethernet bool   `json:"ethernet,omitempty"` // Data is vnet header (10) | Ethernet (14) | packet; else vnet header | packet
+	Length   int    `json:"length"`             // of the whole frame but for the vnet header
+	Data     []byte `json:"data"`               // the vnet header and what the subscription's Snap leaves of the frame
+}
