@@ -281,10 +281,8 @@ func networks(e End) []netip.Prefix {
 	return all
 }
 
-// box draws a host, at least that wide: its name, its addresses, its bridges, where its default
-// route leads.
-func box(t Topology, name string, wide int) []string {
-	n, _ := t.node(name)
+// describe says what a host has, in lines: its name, its addresses, its bridges, where its default route leads.
+func describe(t Topology, n Node) []string {
 	title := n.Name
 	if n.Forward {
 		title += " (forwards)"
@@ -296,7 +294,7 @@ func box(t Topology, name string, wide int) []string {
 			iface = ""
 		}
 	}
-	for _, end := range t.ends(name) {
+	for _, end := range t.ends(n.Name) {
 		address(end.Interface, end.Addresses)
 	}
 	address("lo", n.Loopback)
@@ -308,7 +306,13 @@ func box(t Topology, name string, wide int) []string {
 			lines = append(lines, "gateway "+r.Via.String())
 		}
 	}
-	lines = append(lines, n.Note...)
+	return append(lines, n.Note...)
+}
+
+// box draws a host, at least that wide.
+func box(t Topology, name string, wide int) []string {
+	n, _ := t.node(name)
+	lines := describe(t, n)
 	wide -= 4 // the frame
 	for _, l := range lines {
 		wide = max(wide, utf8.RuneCountInString(l))

@@ -1,8 +1,8 @@
 package labnet
 
 import (
+	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -20,9 +20,12 @@ import (
 //	POST, PUT       "rs1 POST /path from 198.51.100.7:40000 1234 bytes sha256 9f86d0..."
 //
 // Each answer carries the server's name in the header Server.
-func ServeHTTP(l net.Listener, name string) io.Closer {
+func ServeHTTP(l net.Listener, name string) io.Closer { return serveHTTP(l, handler(name)) }
+
+// serveHTTP runs a handler on a listener until it is closed.
+func serveHTTP(l net.Listener, h http.Handler) io.Closer {
 	server := &http.Server{
-		Handler:           handler(name),
+		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          log.New(io.Discard, "", 0), // broken connections are what labs are made for
 	}
@@ -121,13 +124,22 @@ func (p *pattern) advance(n int) {
 // ServeTCPEcho sends back what it receives until it is closed, which closes the listener and all
 // connections.
 func ServeTCPEcho(l net.Listener, _ string) io.Closer {
-	s := &tcpEcho{listener: l, conns: make(map[net.Conn]struct{})}
+	return serveTCP(l, func(_ context.Context, c net.Conn) { _, _ = io.Copy(c, c) })
+}
+
+// serveTCP has each connection served, which is then closed, until it is closed itself: then the context ends.
+func serveTCP(l net.Listener, serve func(context.Context, net.Conn)) io.Closer {
+	s := &tcpServer{listener: l, serve: serve, conns: make(map[net.Conn]struct{})}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.running.Go(s.accept)
 	return s
 }
 
-type tcpEcho struct {
+type tcpServer struct {
 	listener net.Listener
+	serve    func(context.Context, net.Conn)
+	ctx      context.Context
+	cancel   context.CancelFunc
 	running  sync.WaitGroup
 
 	mu     sync.Mutex
@@ -135,7 +147,7 @@ type tcpEcho struct {
 	conns  map[net.Conn]struct{}
 }
 
-func (s *tcpEcho) accept() { // ends with the listener
+func (s *tcpServer) accept() { // ends with the listener
 	for {
 		c, err := s.listener.Accept()
 		if err != nil {
@@ -147,19 +159,20 @@ func (s *tcpEcho) accept() { // ends with the listener
 			c.Close()
 		}
 		s.mu.Unlock()
-		s.running.Go(func() { s.echo(c) })
+		s.running.Go(func() { s.converse(c) })
 	}
 }
 
-func (s *tcpEcho) echo(c net.Conn) { // ends with the connection
-	_, _ = io.Copy(c, c)
+func (s *tcpServer) converse(c net.Conn) { // ends with the connection
+	s.serve(s.ctx, c)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.Close()
 	delete(s.conns, c)
 }
 
-func (s *tcpEcho) Close() error {
+func (s *tcpServer) Close() error {
+	s.cancel()
 	err := s.listener.Close()
 	s.mu.Lock()
 	s.closed = true
@@ -174,33 +187,5 @@ func (s *tcpEcho) Close() error {
 // ServeUDPEcho answers each datagram with the server's name, a space and the datagram, until it
 // is closed, which closes the socket.
 func ServeUDPEcho(c net.PacketConn, name string) io.Closer {
-	s := &udpEcho{conn: c, name: name}
-	s.running.Go(s.serve)
-	return s
-}
-
-type udpEcho struct {
-	conn    net.PacketConn
-	name    string
-	running sync.WaitGroup
-}
-
-func (s *udpEcho) serve() { // ends with the socket
-	buf := make([]byte, 1<<16)
-	head := copy(buf, s.name+" ")
-	for {
-		n, from, err := s.conn.ReadFrom(buf[head:])
-		switch {
-		case errors.Is(err, net.ErrClosed):
-			return
-		case err == nil:
-			_, _ = s.conn.WriteTo(buf[:head+n], from) // else: an ICMP error for an earlier answer
-		}
-	}
-}
-
-func (s *udpEcho) Close() error {
-	err := s.conn.Close()
-	s.running.Wait()
-	return err
+	return NewProgram(UDPEcho, name, nil).ServePacket(c)
 }

@@ -27,8 +27,10 @@ func clientKey(c *Client, flags Flags) uint32 {
 // buckets is the table of sh and dh: indexes in the list of servers, which is not empty.
 type buckets [256]int32
 
-// bucket is the kernel's multiplicative hash to 8 bits.
-func bucket(key uint32) uint8 { return uint8(key * 0x61C88647 >> 24) }
+// multiplied is the kernel's multiplicative hash, of which bucket takes the highest 8 bits.
+func multiplied(key uint32) uint32 { return key * 0x61C88647 }
+
+func bucket(key uint32) uint8 { return uint8(multiplied(key) >> 24) }
 
 // fill walks the list round and round until every bucket has its server. times says how many in a row are one
 // server's; less than 1 is 1.

@@ -34,7 +34,7 @@ type destination struct {
 }
 
 func newLocality(replicate bool) *locality {
-	return &locality{replicate: replicate, wlc: leastLoad{load: weightedConnections}, cache: make(map[[16]byte]*destination)}
+	return &locality{replicate: replicate, wlc: leastLoad{load: weightedConnections, words: weightedWords, least: leastPerUnit}, cache: make(map[[16]byte]*destination)}
 }
 
 func (l *locality) start(list []*Server) { l.update(nil, list) }
@@ -68,7 +68,7 @@ func (l *locality) pick(list []*Server, c Client) *Server {
 		if len(d.servers) > 1 && c.Now-d.modified > localityExpiry {
 			d.shrink(c.Now)
 		}
-		if s != nil && (s.Active <= s.Weight || len(l.spare.members) == 0) {
+		if s != nil && l.keeps(s) {
 			return s
 		}
 	}
@@ -85,6 +85,11 @@ func (l *locality) pick(list []*Server, c Client) *Server {
 		d.servers, d.modified = slices.Insert(d.servers, 0, s), c.Now
 	}
 	return s
+}
+
+// keeps says whether the server goes on with what it has had.
+func (l *locality) keeps(s *Server) bool {
+	return s.Active <= s.Weight || len(l.spare.members) == 0
 }
 
 // find looks for what is known of an address, nil if it is nothing or too old.

@@ -3,8 +3,10 @@ package policy
 // leastLoad picks the server with the least load, of equal ones the first in the list. What load is makes
 // the scheduler: lc, wlc, sed, nq, and fo and ovf as well.
 type leastLoad struct {
-	load func(*Server) load // of a server that is available
-	tree tournament
+	load  func(*Server) load   // of a server that is available
+	words func(*Server) string // the same, for people
+	least string               // what the least load is called
+	tree  tournament
 }
 
 func (l *leastLoad) start(list []*Server)     { l.tree = newTournament(list, l.measure) }

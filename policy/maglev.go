@@ -65,17 +65,26 @@ func (m *maglev) pick(list []*Server, c Client) *Server {
 	if len(m.up.members) == 0 {
 		return nil
 	}
+	s, _, _ := m.fallback(list, key, slot)
+	return s
+}
+
+// fallback finds another server, at another slot, for a key whose slot's takes none, and how many hashes it took; nil
+// if there is none.
+func (m *maglev) fallback(list []*Server, key, slot uint32) (s *Server, at uint32, hashes int) {
 	// The kernel hashes anew with every offset there is, beginning with the slot. With a share p of the ring
 	// available it takes 1/p hashes.
 	for offset := slot; ; {
-		if at := m.ring[siphash(key+offset, maglevKey1)%m.size]; m.up.places[at] > 0 && list[at].available() {
-			return list[at]
+		hashes++
+		at = siphash(key+offset, maglevKey1) % m.size
+		if i := m.ring[at]; m.up.places[i] > 0 && list[i].available() {
+			return list[i], at, hashes
 		}
 		if offset++; offset == m.size {
 			offset = 0
 		}
 		if offset == slot {
-			return nil
+			return nil, 0, hashes
 		}
 	}
 }

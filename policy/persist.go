@@ -86,7 +86,7 @@ func (s *Service) pickPersistent(c *Client) *Server {
 	hash := t.hash(&key)
 	if e, ref := t.find(&key, hash); e != nil {
 		server := t.registry.servers[e.server]
-		if server.attracts() && e.lives(now) {
+		if e.decides(server, now) {
 			e.deadline = ticksUp(c.Now + s.Persistence.Timeout)
 			return server
 		}
@@ -98,6 +98,9 @@ func (s *Service) pickPersistent(c *Client) *Server {
 	}
 	return server
 }
+
+// decides says whether the template still sends its client to its server.
+func (e *template) decides(server *Server, now tick) bool { return server.attracts() && e.lives(now) }
 
 // key sets what a client's connections have in common. It is not returned, for what templateKey says.
 func (p *persistence) key(k *templateKey, c *Client) {

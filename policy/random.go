@@ -45,20 +45,9 @@ func (t *twoChoices) changed(s *Server)        { t.up.set(s.at, s.available()) }
 
 func (t *twoChoices) pick(list []*Server, _ Client) *Server {
 	for {
-		up := t.up.members
-		n := uint64(len(up))
-		if n == 0 {
+		a, b := t.draw(list)
+		if a == nil {
 			return nil
-		}
-		a := list[up[0]]
-		b := a
-		if n > 1 {
-			draws := t.random.Uint64() // the halves are good for one draw each
-			i, j := draws>>32*n>>32, draws&(1<<32-1)*(n-1)>>32
-			if j >= i {
-				j++
-			}
-			a, b = list[up[i]], list[up[j]]
 		}
 		if a.available() && b.available() {
 			return lighter(a, b)
@@ -66,6 +55,24 @@ func (t *twoChoices) pick(list []*Server, _ Client) *Server {
 		t.changed(a) // the index is behind: see Server.available
 		t.changed(b)
 	}
+}
+
+// draw gives two servers, the same one twice if there is no other, or nil if there is none.
+func (t *twoChoices) draw(list []*Server) (a, b *Server) {
+	up := t.up.members
+	n := uint64(len(up))
+	switch n {
+	case 0:
+		return nil, nil
+	case 1:
+		return list[up[0]], list[up[0]]
+	}
+	draws := t.random.Uint64() // the halves are good for one draw each
+	i, j := draws>>32*n>>32, draws&(1<<32-1)*(n-1)>>32
+	if j >= i {
+		j++
+	}
+	return list[up[i]], list[up[j]]
 }
 
 // twoWeighted is the kernel's twos: of two available servers that it draws by weight, perhaps the same one

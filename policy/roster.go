@@ -265,22 +265,29 @@ type ServerState struct {
 // States lists all services and their servers as configured.
 func (r *Roster) States(now time.Duration) []ServiceState {
 	states := make([]ServiceState, len(r.services))
-	for i, s := range r.services {
-		weights, scale := s.weights(now)
-		states[i] = ServiceState{s.spec.Name, s.upWeight, s.quorum(), s.below, s.sorry(), scale, make([]ServerState, len(s.members))}
-		for k, m := range s.members {
-			state := ServerState{
-				Server: m.name, Address: m.address,
-				Health: healthNames[m.health], Since: m.since, Cause: m.cause, Successes: m.successes, Failures: m.failures,
-				Drained: m.drained, Configured: m.configured, Effective: weights[k],
-				Rising: m.weight() > 0 && m.share(s.spec.SlowStart, now) < rampParts,
-			}
-			if m.hasOrdered {
-				ordered := m.ordered
-				state.Ordered = &ordered
-			}
-			states[i].Servers[k] = state
-		}
+	for i := range states {
+		states[i] = r.State(i, now)
 	}
 	return states
+}
+
+// State is that of the service with this number among those configured.
+func (r *Roster) State(i int, now time.Duration) ServiceState {
+	s := r.services[i]
+	weights, scale := s.weights(now)
+	out := ServiceState{s.spec.Name, s.upWeight, s.quorum(), s.below, s.sorry(), scale, make([]ServerState, len(s.members))}
+	for k, m := range s.members {
+		state := ServerState{
+			Server: m.name, Address: m.address,
+			Health: healthNames[m.health], Since: m.since, Cause: m.cause, Successes: m.successes, Failures: m.failures,
+			Drained: m.drained, Configured: m.configured, Effective: weights[k],
+			Rising: m.weight() > 0 && m.share(s.spec.SlowStart, now) < rampParts,
+		}
+		if m.hasOrdered {
+			ordered := m.ordered
+			state.Ordered = &ordered
+		}
+		out.Servers[k] = state
+	}
+	return out
 }

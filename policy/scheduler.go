@@ -14,6 +14,13 @@ type scheduler interface {
 
 	// changed follows a change of the counts or of the availability of a server of the list.
 	changed(s *Server)
+
+	// fork is a scheduler that picks for the client as this one would, and leaves this one as it is. It knows the
+	// copies of the servers.
+	fork(c *Client, of mapping) scheduler
+
+	// describe puts into words what a pick for the client, whose result is known, goes by. It changes nothing.
+	describe(list []*Server, c *Client, picked *Server) account
 }
 
 // defaultScheduler is IPVS's.
@@ -35,17 +42,17 @@ func newScheduler(s *Spec) scheduler {
 	case "wrr":
 		return &weightedRoundRobin{last: head}
 	case "lc":
-		return &leastLoad{load: connections}
+		return &leastLoad{load: connections, words: overheadWords, least: leastOverhead}
 	case "wlc":
-		return &leastLoad{load: weightedConnections}
+		return &leastLoad{load: weightedConnections, words: weightedWords, least: leastPerUnit}
 	case "sed":
-		return &leastLoad{load: expectedDelay}
+		return &leastLoad{load: expectedDelay, words: delayWords, least: leastDelay}
 	case "nq":
-		return &leastLoad{load: expectedDelayUnlessIdle}
+		return &leastLoad{load: expectedDelayUnlessIdle, words: idleWords, least: leastDelay}
 	case "fo":
-		return &leastLoad{load: failover}
+		return &leastLoad{load: failover, words: failoverWords, least: leastFailover}
 	case "ovf":
-		return &leastLoad{load: overflow}
+		return &leastLoad{load: overflow, words: overflowWords, least: leastFailover}
 	case "sh":
 		return &sourceHash{flags: s.Flags}
 	case "dh":

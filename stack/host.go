@@ -22,6 +22,7 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/tunlb/tunlb/stack/packet"
 	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
 const (
@@ -50,8 +51,16 @@ type HostConfig struct {
 	// super-packets of up to 64 KiB with partial checksums.
 	Output func(frame []byte) error
 
+	// Clock is the time of TCP's timers; nil is the real one.
+	Clock Clock
+	// Seed makes what the stack draws, such as IP identifiers, the same in every run; 0 is at random.
+	Seed uint64
+
 	Log zerolog.Logger
 }
+
+// Clock is what a simulation may put in place of the time: gVisor's.
+type Clock = tcpip.Clock
 
 func (c HostConfig) mtu() int {
 	if c.MTU == 0 {
@@ -83,6 +92,7 @@ type Host struct {
 
 	queue       chan *buffer.View // frames as delivered
 	queuedBytes atomic.Int64
+	pending     sync.WaitGroup // frames that Deliver has taken and inject has not
 
 	closing   chan struct{} // closed by Close; ends injectLoop, Dial and Accept
 	closeOnce sync.Once
@@ -115,7 +125,7 @@ func NewHost(cfg HostConfig) (*Host, error) {
 		closing:   make(chan struct{}),
 		listeners: make(map[*listener]struct{}),
 	}
-	n, err := newNetstack(cfg.mtu(), h.send, nil)
+	n, err := newNetstack(cfg.mtu(), h.send, cfg.Clock, seeded(cfg.Seed))
 	if err != nil {
 		return nil, fmt.Errorf("host %q: %w", cfg.Name, err)
 	}

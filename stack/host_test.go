@@ -283,7 +283,7 @@ func TestNothingSpontaneous(t *testing.T) {
 	n, err := newNetstack(1500, func(frame []byte) error {
 		t.Errorf("sent %x", frame)
 		return nil
-	}, clock)
+	}, clock, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

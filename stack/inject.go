@@ -31,14 +31,20 @@ func (h *Host) Deliver(frame []byte) bool {
 		return h.overflow(size)
 	}
 	view := buffer.NewViewWithData(frame)
+	h.pending.Add(1)
 	select {
 	case h.queue <- view:
 		return true
 	default:
+		h.pending.Done()
 		view.Release()
 		return h.overflow(size)
 	}
 }
+
+// Settle returns when the stack has worked on all that Deliver has taken, and what it answers at once has been sent.
+// Nobody may call Deliver or Close meanwhile.
+func (h *Host) Settle() { h.pending.Wait() }
 
 func (h *Host) overflow(size int64) bool {
 	h.queuedBytes.Add(-size)
@@ -76,6 +82,7 @@ func (h *Host) injectLoop() {
 // the demultiplexing of TCP. TCP segments of an endpoint are handled by
 // goroutines of gVisor's own, whose panics nobody can recover.
 func (h *Host) inject(n *netstack, view *buffer.View) (ok bool) {
+	defer h.pending.Done()
 	defer func() {
 		if cause := recover(); cause != nil {
 			h.count.panics.Add(1)
@@ -172,7 +179,7 @@ func classify(frame []byte) (tcpip.NetworkProtocolNumber, form) {
 func (h *Host) rebuild(old *netstack) *netstack {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	n, err := newNetstack(h.cfg.mtu(), h.send, nil)
+	n, err := newNetstack(h.cfg.mtu(), h.send, h.cfg.Clock, seeded(h.cfg.Seed))
 	if err != nil {
 		h.cfg.Log.Error().Str("host", h.cfg.Name).Err(err).Msg("cannot replace the network stack")
 		return old

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"sync"
@@ -59,8 +60,8 @@ func call[T any](n *netstack, f func() (T, error)) (T, error) {
 	}
 }
 
-// newNetstack returns a stack that owns no address yet. A nil clock is the real one.
-func newNetstack(mtu int, output func([]byte) error, clock tcpip.Clock) (*netstack, error) {
+// newNetstack returns a stack that owns no address yet. A nil clock is the real one, and nil for random the system's.
+func newNetstack(mtu int, output func([]byte) error, clock tcpip.Clock, random io.Reader) (*netstack, error) {
 	n := &netstack{
 		link: newLink(mtu, output),
 		stack: gstack.New(gstack.Options{
@@ -70,6 +71,7 @@ func newNetstack(mtu int, output func([]byte) error, clock tcpip.Clock) (*netsta
 			NetworkProtocols:   []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocolWithOptions(ipv6.Options{})},
 			TransportProtocols: []gstack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 			Clock:              clock,
+			SecureRNG:          random,
 			// Own addresses are the engine's to route, too.
 			HandleLocal: false,
 		}),

@@ -121,7 +121,7 @@ func TestCloseStuck(t *testing.T) {
 
 // A call into a stack whose locks are stuck ends with the stack.
 func TestCallLost(t *testing.T) {
-	n, err := newNetstack(1500, func([]byte) error { return nil }, nil)
+	n, err := newNetstack(1500, func([]byte) error { return nil }, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

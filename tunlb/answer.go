@@ -1,6 +1,8 @@
 package tunlb
 
 import (
+	"time"
+
 	"golang.org/x/time/rate"
 
 	"github.com/tunlb/tunlb/stack/packet"
@@ -49,11 +51,12 @@ func (l *lane) reject(v *packet.View, r packet.Reason) {
 	if frame == nil {
 		return
 	}
-	if !l.engine.limit.Allow() {
+	if !l.engine.limit.AllowN(time.Unix(0, int64(l.engine.now())), 1) {
 		l.engine.drop(packet.RateLimited)
 		return
 	}
-	if r := l.write(frame); r != packet.None {
+	l.engine.rejected.Add(1)
+	if r := l.write(l, frame); r != packet.None {
 		l.engine.drop(r)
 	}
 }

@@ -53,6 +53,7 @@ func (l *lane) emitDirect(frame []byte) packet.Reason {
 	} else {
 		packet.SetMACs(frame, l.way.MAC, l.way.Source)
 	}
+	l.witness.wroteDirect(l.way.Link, frame)
 	if err := l.engine.direct.Write(frame, l.way.Link); err != nil {
 		return packet.PortWrite
 	}

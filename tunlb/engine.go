@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -73,14 +74,22 @@ type Options struct {
 	MaxFlows    int            // cap of the connection table
 	Direct      Direct         // nil: directly routed servers are on the segments of Ethernet ports only
 	Log         zerolog.Logger // the host's; packets are counted, not logged
-	// Now is the monotonic clock; nil means the process's own.
-	Now func() time.Duration
+	// Now is the monotonic clock; nil means the process's own. Ticks come every neigh.TickInterval of it, and
+	// HostClock is the same time for the host's timers.
+	Now       func() time.Duration
+	Ticks     <-chan time.Time
+	HostClock stack.Clock
+	// Seed makes what is drawn, source ports say, the same in every run; 0 is at random.
+	Seed uint64
 }
 
 // Engine balances between its ports. All methods are safe for concurrent use. Close it after use; it
 // closes the ports that it was given.
 type Engine struct {
 	now      func() time.Duration
+	ticks    <-chan time.Time // nil: expireLoop has its own
+	seed     uint64
+	random   func(n int) int // seed's; guarded by mu
 	log      zerolog.Logger
 	lanes    []*lane
 	segments []*segment
@@ -88,7 +97,9 @@ type Engine struct {
 	direct   Direct
 	drops    [256]atomic.Uint64 // by packet.Reason
 	limit    *rate.Limiter      // of the ICMP errors that tunlb originates
+	rejected atomic.Uint64      // the ICMP errors that it has originated
 	journal  *journal
+	watching watching
 
 	// world is the immutable snapshot of addresses and routes; stored under mu, loaded freely.
 	world atomic.Pointer[world]
@@ -127,12 +138,16 @@ func New(opts Options, cfg Config) (*Engine, error) {
 	if len(opts.Attachments) > maxPorts {
 		return nil, fmt.Errorf("engine: %d ports, at most %d are possible", len(opts.Attachments), maxPorts)
 	}
-	e := &Engine{now: opts.Now, log: opts.Log, direct: opts.Direct, limit: newICMPLimit(), journal: newJournal(), roster: policy.NewRoster()}
+	e := &Engine{now: opts.Now, ticks: opts.Ticks, log: opts.Log, direct: opts.Direct, limit: newICMPLimit(), journal: newJournal(), roster: policy.NewRoster()}
 	if e.now == nil {
 		start := time.Now()
 		e.now = func() time.Duration { return time.Since(start) }
 	}
-	e.flows = flow.New(flow.Options{Cap: opts.MaxFlows, Gone: e.flowGone})
+	e.seed, e.random = opts.Seed, rand.IntN
+	if e.seed != 0 {
+		e.random = rand.New(rand.NewPCG(e.seed, 0)).IntN
+	}
+	e.flows = flow.New(flow.Options{Cap: opts.MaxFlows, Gone: e.flowGone, Seed: e.seed})
 	e.fragments = newFragments(e.drop)
 	for i, a := range opts.Attachments {
 		e.lanes = append(e.lanes, newLane(e, uint8(i), a, len(opts.Attachments)))
@@ -144,6 +159,8 @@ func New(opts Options, cfg Config) (*Engine, error) {
 		Name:   "vip",
 		MTU:    minMTU(opts.Attachments),
 		Output: e.fromHost,
+		Clock:  opts.HostClock,
+		Seed:   e.seed,
 		Log:    opts.Log,
 	})
 	if err != nil {
@@ -239,7 +256,7 @@ func (e *Engine) mappingsForLocked(gateways []Gateway) []*flow.Mappings {
 	var out []*flow.Mappings
 	for _, g := range gateways {
 		if known[poolOf(g)] == nil {
-			known[poolOf(g)] = flow.NewMappings(g.Masquerade, g.FirstPort, g.LastPort)
+			known[poolOf(g)] = flow.NewMappings(g.Masquerade, g.FirstPort, g.LastPort, e.random)
 		}
 		out = append(out, known[poolOf(g)])
 	}
@@ -283,15 +300,19 @@ func (e *Engine) Close() error {
 
 // expireLoop removes idle flows and stale fragments until ctx ends.
 func (e *Engine) expireLoop(ctx context.Context) {
-	tick := time.NewTicker(expirePeriod)
-	defer tick.Stop()
+	ticks := e.ticks
+	if ticks == nil {
+		tick := time.NewTicker(expirePeriod)
+		defer tick.Stop()
+		ticks = tick.C
+	}
 	clock := &sender{tx: e.ownTx}
 	for {
 		e.tickSegments(clock)
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-ticks:
 			e.expire()
 			e.sweepSome()
 		}

@@ -1,6 +1,7 @@
 package tunlb
 
 import (
+	"context"
 	"net/netip"
 	"os"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/packet"
 	pt "github.com/tunlb/tunlb/stack/packet/packettest"
+	"github.com/tunlb/tunlb/tunlb/watch"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -66,6 +68,8 @@ type rig struct {
 	e     *Engine
 	ports []*recorder
 	now   time.Duration
+
+	watched *watch.Subscription
 }
 
 // family is one of the two address families, with the cast of the story in it.
@@ -167,7 +171,24 @@ func newRig(t testing.TB, attachments []Attachment, edit ...func(*Options, *Conf
 	}
 	t.Cleanup(func() { e.Close() })
 	r.e = e
+	if _, bench := t.(*testing.B); !bench {
+		r.watched = e.Watch(watch.Options{Snap: packet.MaxPacket, Slots: 64, Why: true}) // what is looked at goes no other way
+		t.Cleanup(r.watched.Close)
+	}
 	return r
+}
+
+// seen takes the records so far.
+func (r *rig) seen() (records []watch.Record) {
+	stopped, cancel := context.WithCancel(r.t.Context())
+	cancel()
+	for {
+		rec, ok := r.watched.Next(stopped)
+		if !ok {
+			return records
+		}
+		records = append(records, *rec) // not released: the buffers stay its own
+	}
 }
 
 func (r *rig) box(b Box) {
@@ -182,7 +203,7 @@ func (r *rig) send(i, o int, frame []byte) [][]byte {
 	r.t.Helper()
 	lane := r.e.lanes[i]
 	n := copy(lane.buf[packet.Headroom:], frame)
-	lane.handle(lane.buf[packet.Headroom:][:n])
+	lane.take(lane.buf[packet.Headroom:][:n])
 	for j, p := range r.ports {
 		if j != o && len(p.frames) > 0 {
 			r.t.Fatalf("port %d wrote %d frames, which should have left by port %d", j, len(p.take()), o)
@@ -218,7 +239,7 @@ func (r *rig) dropped(i int, frame []byte, want packet.Reason) {
 func (r *rig) answered(i, o int, frame []byte) []byte {
 	r.t.Helper()
 	lane := r.e.lanes[i]
-	lane.handle(lane.buf[packet.Headroom:][:copy(lane.buf[packet.Headroom:], frame)])
+	lane.take(lane.buf[packet.Headroom:][:copy(lane.buf[packet.Headroom:], frame)])
 	select {
 	case <-r.ports[o].wrote:
 		return r.ports[o].take()[0]

@@ -15,6 +15,7 @@ func (l *lane) receive(frame []byte) bool {
 	h, ok := packet.DecodeEthernet(frame)
 	if !ok {
 		e.drop(packet.Truncated)
+		l.witness.dropped(packet.Truncated)
 		return false
 	}
 	discovery := neigh.Is(frame)
@@ -38,10 +39,15 @@ func (l *lane) receive(frame []byte) bool {
 	}
 	e.mu.Unlock()
 	if pass && r == packet.None {
-		r = s.write(t, frame)
+		l.witness.went("switch")
+		r = s.write(&l.sender, t, frame)
 	}
-	if r != packet.None {
+	switch {
+	case r != packet.None:
 		e.drop(r)
+		l.witness.dropped(r)
+	case !pass:
+		l.witness.went("neighbour")
 	}
 	l.flush(e)
 	return false

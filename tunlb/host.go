@@ -27,13 +27,14 @@ func (e *Engine) sendFromHost(frame []byte) packet.Reason {
 	if !ok {
 		return packet.NoRoute
 	}
-	to := e.lanes[port]
+	to, from := e.lanes[port], &sender{tx: e.ownTx, witness: e.ownWitness("port")}
+	defer from.witness.end()
 	if to.segment == nil {
-		return to.write(frame)
+		return from.write(to, frame)
 	}
 	hop, probe := e.probeFromHost(&v)
 	if !probe {
 		hop, _ = w.hop(v.Tuple.Dst)
 	}
-	return to.segment.transmitFromHost(packet.AppendEthernet(nil, frame, packet.MAC{}, packet.MAC{}), hop)
+	return to.segment.transmitFromHost(from, packet.AppendEthernet(nil, frame, packet.MAC{}, packet.MAC{}), hop)
 }

@@ -95,7 +95,9 @@ func (e *Engine) sendReset(r reset) packet.Reason {
 		}
 		return packet.None
 	case r.hop != [16]byte{} && e.lanes[r.exit].segment != nil:
-		return e.lanes[r.exit].segment.transmitFromHost(packet.AppendEthernet(nil, r.frame, packet.MAC{}, packet.MAC{}), r.hop)
+		from := &sender{tx: e.ownTx, witness: e.ownWitness("port")}
+		defer from.witness.end()
+		return e.lanes[r.exit].segment.transmitFromHost(from, packet.AppendEthernet(nil, r.frame, packet.MAC{}, packet.MAC{}), r.hop)
 	}
 	return e.sendFromHost(r.frame)
 }

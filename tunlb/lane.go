@@ -67,9 +67,10 @@ type lane struct {
 	Attachment
 	engine  *Engine
 	id      uint8
-	home    uint8        // the port that routes and flows name: its own, or the first of its segment
-	link    packet.Link  // what its frames start with
-	segment *segment     // nil on an IP port
+	home    uint8       // the port that routes and flows name: its own, or the first of its segment
+	link    packet.Link // what its frames start with
+	segment *segment    // nil on an IP port
+	thread  thread
 	portMTU atomic.Int32 // the port's
 	mtu     atomic.Int32 // of the link: on a segment the least of its ports'
 	view    packet.View
@@ -85,6 +86,8 @@ type lane struct {
 	// What came in, and what was sent on by port; guarded by the engine's lock. Each lane counts what it
 	// sends itself: counting at the port it leaves by would move a cache line between lanes each time.
 	rx traffic
+
+	notes witness // sender's witness points here while somebody looks on
 }
 
 // traffic counts packets as they are on the wire, so a super-packet counts as its segments.
@@ -129,18 +132,29 @@ func (l *lane) own(to [16]byte) netip.Addr {
 func (l *lane) run() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	l.thread.enter()
+	defer l.thread.leave()
 	frame := l.buf[packet.Headroom:]
 	for {
 		n, err := l.Port.Read(frame)
 		switch {
 		case err == nil:
-			l.handle(frame[:n])
+			l.take(frame[:n])
 		case errors.Is(err, os.ErrClosed):
 			return nil
 		default:
 			return fmt.Errorf("read from port %s: %w", l.Port.Name(), err)
 		}
 	}
+}
+
+// take takes one frame all the way, watched or not.
+func (l *lane) take(frame []byte) {
+	if on := l.engine.watching.now.Load(); on != nil {
+		l.witnessed(on, frame)
+		return
+	}
+	l.handle(frame)
 }
 
 // handle takes one frame all the way.
@@ -169,6 +183,7 @@ func (l *lane) handle(frame []byte) {
 	}
 	if r != packet.None {
 		e.drop(r)
+		l.witness.dropped(r)
 		l.reject(v, r)
 	}
 	if l.waiting != nil {
@@ -193,11 +208,18 @@ func (l *lane) decide(v *packet.View, now flow.Tick) packet.Reason {
 	}
 	if f == nil && r == packet.None {
 		dir = flow.Forward
-		f, srv, r = l.open(v, now)
+		if f, srv, r = l.open(v, now); f != nil {
+			l.witness.opened()
+		} else {
+			l.witness.sent(srv, &v.Tuple)
+		}
 	}
 	if f != nil {
 		l.track(f, srv, dir, v, now)
 		l.out.follow(f, dir, srv)
+		if l.witness != nil {
+			l.witness.belongs(f, dir, now)
+		}
 	}
 	if v.Fragment && r == packet.None {
 		return l.firstFragment(v, now)
@@ -303,7 +325,7 @@ func (l *lane) send(v *packet.View) packet.Reason {
 	case exitHeld:
 		return packet.None
 	case exitBack:
-		return l.write(v.Frame)
+		return l.write(l, v.Frame)
 	case exitDirect:
 		return l.forward(v, true, int(l.way.MTU), nil)
 	case exitHost:
@@ -374,7 +396,7 @@ func (l *lane) emit(frame []byte, to *lane) packet.Reason {
 	if to.segment != nil {
 		return to.segment.transmit(&l.sender, frame, l.out.hop, l.out.mac, l.out.target)
 	}
-	return to.write(frame)
+	return l.write(to, frame)
 }
 
 // emitPieces is emit for a packet that is longer than the MTU and may be fragmented.
@@ -397,9 +419,12 @@ func (l *lane) emitPieces(frame []byte, mtu int, to *lane) packet.Reason {
 // errNotSent stops the cutting of a packet one of whose pieces could not be sent.
 var errNotSent = errors.New("not sent")
 
-// write hands a frame to the port. A device that is gone shows in the lane's own read.
-func (l *lane) write(frame []byte) packet.Reason {
-	if err := l.Port.Write(frame); err != nil {
+// write hands a frame to a port. A device that is gone shows in its lane's own read.
+func (from *sender) write(to *lane, frame []byte) packet.Reason {
+	if from.witness != nil {
+		from.witness.wrote(to, frame)
+	}
+	if err := to.Port.Write(frame); err != nil {
 		return packet.PortWrite
 	}
 	return packet.None

@@ -12,12 +12,16 @@ import (
 // SegmentStatus is an Ethernet segment and who is on it.
 type SegmentStatus struct {
 	Ports      []string          `json:"ports"`
-	MAC        packet.MAC        `json:"mac"` // tunlb's own
+	NetNS      string            `json:"netns,omitempty"` // of the first port; "" is the caller's
+	MAC        packet.MAC        `json:"mac"`             // tunlb's own
 	Own        []netip.Addr      `json:"own"`
 	Stations   int               `json:"stations"`    // MACs heard of late
 	Moves      uint64            `json:"moves"`       // stations heard at another port than before
 	Loops      uint64            `json:"loops"`       // frames of tunlb's own that came back
 	LoopAge    time.Duration     `json:"loop_age_ns"` // since the last of either; -1: never
+	Asked      uint64            `json:"asked"`       // requests of tunlb's own, ARP and neighbour discovery
+	Answered   uint64            `json:"answered"`    // other stations' requests
+	Announced  uint64            `json:"announced"`   // own addresses and VIPs, unasked
 	Foreign    uint64            `json:"foreign"`     // claims to a neighbour's address by another MAC; not believed
 	Pinned     uint64            `json:"pinned"`      // the same where the MAC is configured
 	Neighbours []NeighbourStatus `json:"neighbours"`
@@ -59,7 +63,8 @@ func sideName(s neigh.Side) string {
 func (s *segment) statusLocked() SegmentStatus {
 	now := s.engine.now()
 	counters := s.neigh.Counters()
-	out := SegmentStatus{MAC: s.mac, Stations: len(s.stations), Moves: s.moves, Loops: s.loops, LoopAge: -1,
+	out := SegmentStatus{NetNS: s.ports[0].NetNS, MAC: s.mac, Stations: len(s.stations), Moves: s.moves, Loops: s.loops, LoopAge: -1,
+		Asked: counters.Asked, Answered: counters.Answered, Announced: counters.Announced,
 		Foreign: counters.Foreign, Pinned: counters.Pinned, Neighbours: []NeighbourStatus{}, Suppressed: map[string]uint64{}}
 	if s.moves+s.loops > 0 {
 		out.LoopAge = now - s.signAt

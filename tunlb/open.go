@@ -55,6 +55,7 @@ func opens(v *packet.View) bool {
 func (l *lane) openService(w *world, svc *policy.Service, v *packet.View, now flow.Tick) (*flow.Flow, *policy.Server, packet.Reason) {
 	e := l.engine
 	client := e.clientOf(&v.Tuple)
+	l.witness.picks(svc, client)
 	srv := svc.Pick(client)
 	if srv == nil {
 		return nil, nil, packet.NoServer

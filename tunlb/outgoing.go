@@ -12,8 +12,9 @@ import (
 // sender is whoever writes to segments: a lane, the host, the clock. Its fields belong to its goroutine,
 // but for tx, which the engine's lock guards.
 type sender struct {
-	tx     []traffic // by port
-	outbox []letter
+	tx      []traffic // by port
+	outbox  []letter
+	witness *witness // of the packet in hand
 }
 
 // target says by which ports of a segment a frame leaves.
@@ -144,21 +145,24 @@ func (from *sender) put(l letter) {
 
 // flush writes what has been put. The lock is not held.
 func (from *sender) flush(e *Engine) {
+	inHand := from.witness
 	for i := range from.outbox {
 		l := &from.outbox[i]
-		if r := l.segment.write(l.target, l.frame()); r != packet.None {
+		from.witness = e.ownWitness("port") // not the packet that has brought it about
+		if r := l.segment.write(from, l.target, l.frame()); r != packet.None {
 			e.drop(r)
 		}
+		from.witness.end()
 		l.packet = nil
 	}
-	from.outbox = from.outbox[:0]
+	from.outbox, from.witness = from.outbox[:0], inHand
 }
 
 // write writes a frame to ports.
-func (s *segment) write(t target, frame []byte) (r packet.Reason) {
+func (s *segment) write(from *sender, t target, frame []byte) (r packet.Reason) {
 	for _, p := range s.ports {
 		if t.has(p) {
-			if failed := p.write(frame); failed != packet.None {
+			if failed := from.write(p, frame); failed != packet.None {
 				r = failed
 			}
 		}
@@ -224,7 +228,7 @@ func (s *segment) nextLocked(from *sender, hop [16]byte, n traffic) (mac packet.
 func (s *segment) transmit(from *sender, frame []byte, hop [16]byte, mac packet.MAC, t target) packet.Reason {
 	if !mac.IsZero() {
 		packet.SetMACs(frame, mac, s.mac)
-		return s.write(t, frame)
+		return s.write(from, t, frame)
 	}
 	e := s.engine
 	e.mu.Lock()
@@ -237,17 +241,18 @@ func (s *segment) transmit(from *sender, frame []byte, hop [16]byte, mac packet.
 	from.flush(e)
 	switch {
 	case held:
+		from.witness.went("held")
 		return packet.None
 	case mac.IsZero():
 		return packet.HopQueue // edited by now, so that its sender can't be quoted what it has sent
 	}
 	packet.SetMACs(frame, mac, s.mac)
-	return s.write(t, frame)
+	return s.write(from, t, frame)
 }
 
 // transmitFromHost is for a packet of the host's own.
-func (s *segment) transmitFromHost(frame []byte, hop [16]byte) packet.Reason {
-	e, from := s.engine, &sender{tx: s.engine.ownTx}
+func (s *segment) transmitFromHost(from *sender, frame []byte, hop [16]byte) packet.Reason {
+	e := s.engine
 	n, _ := measure(frame, nil)
 	e.mu.Lock()
 	mac, t, r := s.nextLocked(from, hop, n)

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 
@@ -101,7 +100,7 @@ func (e *Engine) openProbe(proto uint8, own netip.Addr, server, vip netip.AddrPo
 	}
 	var err error
 	for range probeTries {
-		from := netip.AddrPortFrom(own, probeFirst+uint16(rand.IntN(probeLast-probeFirst+1)))
+		from := netip.AddrPortFrom(own, probeFirst+uint16(e.random(probeLast-probeFirst+1)))
 		outer := packet.Tuple{Src: own.As16(), SrcPort: from.Port(), Dst: server.Addr().As16(), DstPort: server.Port(), Proto: proto}
 		inner := outer
 		inner.Dst, inner.DstPort = vip.Addr().As16(), vip.Port()

@@ -24,6 +24,7 @@ func (l *lane) related(v *packet.View) packet.Reason {
 		return packet.ServerGone
 	}
 	l.out.follow(f, dir, srv)
+	l.witness.belongs(f, dir, e.tick())
 	l.out.server = nil // not counted as the connection's
 	return packet.None
 }

@@ -45,7 +45,7 @@ func newSegments(e *Engine) (segments []*segment) {
 		s := inline
 		if l.Side == neigh.Shared || s == nil {
 			s = &segment{engine: e, mac: l.MAC, stations: stations{}, passing: map[uint32]bool{}}
-			s.neigh = neigh.New(neigh.Config{MAC: l.MAC, Heard: s.stations.heard}, e.now())
+			s.neigh = neigh.New(neigh.Config{MAC: l.MAC, Heard: s.stations.heard, Seed: e.seed}, e.now())
 			segments = append(segments, s)
 		}
 		if l.Side != neigh.Shared {

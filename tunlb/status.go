@@ -11,12 +11,17 @@ import (
 
 // Status is what the engine is doing, as people and programs ask for it.
 type Status struct {
-	Services []ServiceStatus   `json:"services"`
-	Gateways []GatewayStatus   `json:"gateways,omitempty"`
-	Segments []SegmentStatus   `json:"segments,omitempty"`
-	Ports    []PortStatus      `json:"ports"`
-	Flows    FlowStatus        `json:"flows"`
-	Drops    map[string]uint64 `json:"drops"` // by reason, those that happened
+	Services  []ServiceStatus   `json:"services"`
+	Gateways  []GatewayStatus   `json:"gateways,omitempty"`
+	Segments  []SegmentStatus   `json:"segments,omitempty"`
+	Ports     []PortStatus      `json:"ports"`
+	Flows     FlowStatus        `json:"flows"`
+	Fragments FragmentStatus    `json:"fragments"`
+	Drops     map[string]uint64 `json:"drops"` // by reason, those that happened
+	// ICMPErrors counts the errors that tunlb itself has sent; those held back are drops with reason rate-limited.
+	ICMPErrors uint64 `json:"icmp_errors"`
+	// WatchLost counts the records of packets that whoever looks on was too slow to take.
+	WatchLost uint64 `json:"watch_lost"`
 }
 
 // ServiceStatus is a virtual service and its servers.
@@ -28,6 +33,10 @@ type ServiceStatus struct {
 	Owner     string          `json:"owner"` // of the VIP: "tunlb", or "box" where the kernel has the address
 	Traffic   Traffic         `json:"traffic"`
 	Servers   []ServerStatus  `json:"servers"`
+	// UpWeight is the weight of the servers that are up, Quorum what it should be at least, Below that it is less.
+	UpWeight int  `json:"up_weight"`
+	Quorum   int  `json:"quorum"`
+	Below    bool `json:"below_quorum,omitempty"`
 }
 
 // ServerStatus is a real server.
@@ -91,46 +100,46 @@ type PortStatus struct {
 	Segmented uint64       `json:"segmented,omitempty"` // super-packets cut in software: the kernel took them no other way
 	Overruns  uint64       `json:"overruns,omitempty"`  // frames lost since a packet socket's queue was full
 	Unfit     uint64       `json:"unfit,omitempty"`     // frames lost since they are longer than any packet may be
+	// CPU is what the port's lane has used of its processor since the start; 0 where the system does not tell.
+	CPU time.Duration `json:"cpu_ns,omitempty"`
 }
 
-// FlowStatus is the connection table's fill.
+// FlowStatus is the connection table's fill, and what has come and gone since the start.
 type FlowStatus struct {
 	Count   int    `json:"count"`
 	Cap     int    `json:"cap"`
-	Evicted uint64 `json:"evicted"`
+	Opened  uint64 `json:"opened"`
+	Expired uint64 `json:"expired"` // without a packet for too long, or closed
+	Evicted uint64 `json:"evicted"` // half-open ones that made room
+	Deleted uint64 `json:"deleted"` // killed, or their server was gone
 }
 
-// Status takes a snapshot.
+// FragmentStatus is of datagrams that are not complete yet.
+type FragmentStatus struct {
+	Datagrams int `json:"datagrams"`
+	Parked    int `json:"parked_bytes"` // of fragments that wait for the first of theirs
+}
+
+// statusBatch bounds about how many servers are copied under the lock at a time.
+const statusBatch = 256
+
+// Status takes a snapshot. That of many services is taken in batches: each is right by itself, while packets pass
+// between them.
 func (e *Engine) Status() Status {
-	stats := make([]port.Stats, len(e.lanes))
+	stats, busy := make([]port.Stats, len(e.lanes)), make([]time.Duration, len(e.lanes))
 	for i, l := range e.lanes {
-		stats[i] = port.StatsOf(l.Port) // may ask the kernel
+		stats[i], busy[i] = port.StatsOf(l.Port), l.thread.busy() // may ask the kernel
 	}
+	s := Status{Services: e.serviceStatuses(), Drops: e.Drops(), ICMPErrors: e.rejected.Load(), WatchLost: e.WatchLost()}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := Status{
-		Services: []ServiceStatus{},
-		Flows:    FlowStatus{Count: e.flows.Len(), Cap: e.flows.Cap(), Evicted: e.flows.Stats().Evicted},
-		Drops:    e.Drops(),
-	}
-	states := e.roster.States(e.now())
-	for i, svc := range e.services.Services() {
-		s.Services = append(s.Services, e.serviceStatusLocked(svc, &states[i]))
-	}
+	s.Flows, s.Fragments = e.flowStatusLocked(), FragmentStatus{Datagrams: len(e.fragments.byKey), Parked: e.fragments.parked}
 	for i, g := range e.config.Gateways {
 		s.Gateways = append(s.Gateways, GatewayStatus{g.Inside, g.Masquerade, e.mappings[i].Len()})
 	}
 	for i, l := range e.lanes {
-		p := PortStatus{
-			Name: l.Port.Name(), NetNS: l.NetNS, MTU: int(l.portMTU.Load()), Side: sideName(l.Side), Own: l.Own,
-			RxPackets: l.rx.Packets, RxBytes: l.rx.Bytes,
-			Segmented: stats[i].Segmented, Overruns: stats[i].Overruns, Unfit: stats[i].Unfit,
-		}
-		sent := e.ownTx[i]
-		for _, from := range e.lanes {
-			sent.add(from.tx[i])
-		}
-		p.TxPackets, p.TxBytes = sent.Packets, sent.Bytes
+		p := e.portStatusLocked(l)
+		p.Segmented, p.Overruns, p.Unfit, p.CPU = stats[i].Segmented, stats[i].Overruns, stats[i].Unfit, busy[i]
 		s.Ports = append(s.Ports, p)
 	}
 	for _, segment := range e.segments {
@@ -139,12 +148,53 @@ func (e *Engine) Status() Status {
 	return s
 }
 
+func (e *Engine) flowStatusLocked() FlowStatus {
+	stats := e.flows.Stats()
+	return FlowStatus{
+		Count: e.flows.Len(), Cap: e.flows.Cap(),
+		Opened: stats.Inserted, Expired: stats.Expired, Evicted: stats.Evicted, Deleted: stats.Deleted,
+	}
+}
+
+func (e *Engine) portStatusLocked(l *lane) PortStatus {
+	sent := e.ownTx[l.id]
+	for _, from := range e.lanes {
+		sent.add(from.tx[l.id])
+	}
+	return PortStatus{
+		Name: l.Port.Name(), NetNS: l.NetNS, MTU: int(l.portMTU.Load()), Side: sideName(l.Side), Own: l.Own,
+		RxPackets: l.rx.Packets, RxBytes: l.rx.Bytes, TxPackets: sent.Packets, TxBytes: sent.Bytes,
+	}
+}
+
+// serviceStatuses lists all services, a batch under the lock at a time, and begins anew if they are rebuilt meanwhile.
+func (e *Engine) serviceStatuses() []ServiceStatus {
+	list := []ServiceStatus{}
+	var table *policy.Table
+	for more := true; more; {
+		e.mu.Lock()
+		if table != e.services {
+			table, list = e.services, list[:0]
+		}
+		now, services := e.now(), table.Services()
+		for copied := 0; copied < statusBatch && len(list) < len(services); {
+			svc, state := services[len(list)], e.roster.State(len(list), now)
+			list = append(list, e.serviceStatusLocked(svc, &state))
+			copied += 1 + len(svc.Servers)
+		}
+		more = len(list) < len(services)
+		e.mu.Unlock()
+	}
+	return list
+}
+
 // serviceStatusLocked puts together what is configured, what the roster knows and what was counted.
 func (e *Engine) serviceStatusLocked(svc *policy.Service, state *policy.ServiceState) ServiceStatus {
 	w := e.world.Load()
 	s := ServiceStatus{
 		Name: svc.Name, Listen: svc.Listen, Mode: svc.Mode.String(),
-		Scheduler: svc.Scheduler, Owner: "tunlb", Traffic: Traffic(svc.Stats), Servers: []ServerStatus{},
+		Scheduler: svc.Scheduler, Owner: "tunlb", Traffic: Traffic(svc.Stats), Servers: make([]ServerStatus, 0, len(state.Servers)),
+		UpWeight: state.UpWeight, Quorum: state.Quorum, Below: state.Below,
 	}
 	for _, l := range svc.Listen {
 		if !w.owns(l.Addr.As16()) {
@@ -152,10 +202,17 @@ func (e *Engine) serviceStatusLocked(svc *policy.Service, state *policy.ServiceS
 		}
 	}
 	clock := time.Now().Add(-e.now())
+	next := 0 // where the next server should be: they are in the order of state
 	for _, known := range state.Servers {
 		status := ServerStatus{Name: known.Server, Address: known.Address}
-		if srv := serverAt(svc, known.Address); srv != nil {
-			status = serverStatus(srv)
+		switch {
+		case next < len(svc.Servers) && svc.Servers[next].Address == known.Address:
+			status = serverStatus(svc.Servers[next])
+			next++
+		default: // left out while it is down, or it is the sorry server's turn
+			if srv := serverAt(svc, known.Address); srv != nil {
+				status = serverStatus(srv)
+			}
 		}
 		status.Configured, status.Health, status.Cause, status.Drained = known.Configured, known.Health, known.Cause, known.Drained
 		if known.Ordered != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/tunlb/tunlb/stack/kernel"
 	"github.com/tunlb/tunlb/tunlb/config"
 	"github.com/tunlb/tunlb/tunlb/control"
+	"github.com/tunlb/tunlb/tunlb/wiring"
 )
 
 // What a running daemon's services are changed by: the file read again, and ipvsadm.
@@ -64,16 +65,19 @@ func (d *daemon) Reload(_ context.Context, dryRun bool) control.ReloadResult {
 func (d *daemon) applyLocked(cfg *config.Config) error {
 	old, kept := d.cfg, d.kept
 	d.kept = append(slices.Clip(kept), deletedAndKept(old, cfg, kept)...)
-	err := d.applyKernels(cfg)
+	err := d.metrics.follow(cfg.Metrics)
+	if err == nil {
+		err = d.applyKernels(cfg)
+	}
 	if err == nil {
 		err = d.direct.follow(cfg)
 	}
 	if err == nil {
-		err = d.engine.Apply(engineConfig(cfg))
+		err = d.engine.Apply(wiring.Config(cfg))
 	}
 	if err != nil {
 		d.kept = kept
-		return errors.Join(err, d.applyKernels(old), d.direct.follow(old))
+		return errors.Join(err, d.metrics.follow(old.Metrics), d.applyKernels(old), d.direct.follow(old))
 	}
 	d.cfg = cfg
 	d.checker.Set(d.targets(cfg))
@@ -148,6 +152,9 @@ func changes(old, cfg *config.Config) ([]string, error) {
 	}
 	if old.Timeouts != cfg.Timeouts {
 		lines = append(lines, "~ timeouts")
+	}
+	if old.Metrics != cfg.Metrics {
+		lines = append(lines, "~ metrics")
 	}
 	return lines, nil
 }

@@ -20,6 +20,8 @@ import (
 	"github.com/tunlb/tunlb/tunlb/control"
 	"github.com/tunlb/tunlb/tunlb/health"
 	"github.com/tunlb/tunlb/tunlb/ipvs"
+	"github.com/tunlb/tunlb/tunlb/metrics"
+	"github.com/tunlb/tunlb/tunlb/wiring"
 )
 
 // daemon is a running tunlb: an engine, what the kernels of its namespaces were told, a control socket.
@@ -32,6 +34,7 @@ type daemon struct {
 	direct   *direct
 	checker  *health.Checker
 	listener net.Listener
+	metrics  *metricsEndpoint
 
 	mu      sync.Mutex // one change of the services, or of the box, at a time
 	cfg     *config.Config
@@ -89,7 +92,7 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 		MaxFlows:    cfg.Flows.Max,
 		Direct:      d.direct,
 		Log:         log,
-	}, engineConfig(cfg))
+	}, wiring.Config(cfg))
 	if err != nil {
 		for _, a := range attachments {
 			a.Port.Close()
@@ -99,17 +102,13 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 	if err := d.applyKernels(cfg); err != nil {
 		return nil, err
 	}
+	d.metrics = &metricsEndpoint{log: log, source: d.engine, options: metrics.Options{Version: version(), Started: d.started}}
+	if err := d.metrics.follow(cfg.Metrics); err != nil {
+		return nil, err
+	}
 	d.checker = health.New(d.report)
 	d.checker.Set(d.targets(cfg))
 	return d, nil
-}
-
-func engineConfig(cfg *config.Config) tunlb.Config {
-	out := tunlb.Config{Services: cfg.Services, Timeouts: cfg.Timeouts}
-	for _, g := range cfg.Gateways {
-		out.Gateways = append(out.Gateways, tunlb.Gateway(g))
-	}
-	return out
 }
 
 // serve balances and answers until ctx ends or the engine fails.
@@ -139,6 +138,9 @@ func (d *daemon) serve(ctx context.Context, hup <-chan os.Signal) error {
 // close undoes everything that is still there.
 func (d *daemon) close() error {
 	var errs []error
+	if d.metrics != nil {
+		errs = append(errs, d.metrics.close())
+	}
 	if d.checker != nil {
 		d.checker.Close()
 	}

@@ -8,13 +8,14 @@ import (
 	"github.com/tunlb/tunlb/tunlb"
 	"github.com/tunlb/tunlb/tunlb/config"
 	"github.com/tunlb/tunlb/tunlb/ipvs"
+	"github.com/tunlb/tunlb/tunlb/wiring"
 )
 
 // LVS is the running services as ipvsadm sees them, whoever has configured them, and what they have counted.
 func (d *daemon) LVS() (ipvs.State, []ipvs.Entry) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.lvsLocked(), entries(d.engine.Counts())
+	return d.lvsLocked(), wiring.Entries(d.engine.Counts())
 }
 
 // LVSCommand carries one of ipvsadm's commands out. What it changes lasts until the file is read again.
@@ -79,15 +80,4 @@ func withSeconds(t config.Timeouts, s ipvs.Timeouts) config.Timeouts {
 		}
 	}
 	return t
-}
-
-func entries(counts []tunlb.ServiceCounts) []ipvs.Entry {
-	out := make([]ipvs.Entry, len(counts))
-	for i, c := range counts {
-		out[i] = ipvs.Entry{Stats: c.Stats, Rates: c.Rates, Servers: make([]ipvs.ServerEntry, len(c.Servers))}
-		for k, s := range c.Servers {
-			out[i].Servers[k] = ipvs.ServerEntry{Stats: s.Stats, Rates: s.Rates, Active: s.Active, Inactive: s.Inactive, Persistent: s.Persistent, Weight: &s.Weight}
-		}
-	}
-	return out
 }

@@ -36,6 +36,11 @@ func main() { os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr)) }
 func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	return runIn(ctx, args, in, out, errOut)
+}
+
+// runIn is run but for the signals, which end ctx.
+func runIn(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	if program, ok := calledAs(args); ok {
 		return newIPVSADM(ctx, in, out, errOut).main(program, args[1:])
 	}
@@ -90,9 +95,14 @@ func newApp() *cli.App {
 			runCommand(),
 			checkCommand(),
 			statusCommand(),
+			topCommand(),
 			connsCommand(),
 			killCommand(),
 			eventsCommand(),
+			explainCommand(),
+			traceCommand(),
+			captureCommand(),
+			replayCommand(),
 			drainCommand(),
 			undrainCommand(),
 			weightCommand(),
@@ -101,6 +111,7 @@ func newApp() *cli.App {
 			importCommand(),
 			cleanCommand(),
 			demoCommand(),
+			labCommand(),
 			doctorCommand(),
 			versionCommand(),
 		},

@@ -6,11 +6,11 @@ import (
 	"os"
 
 	"github.com/tunlb/tunlb/stack/kernel"
-	"github.com/tunlb/tunlb/stack/neigh"
 	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/stack/port"
 	"github.com/tunlb/tunlb/tunlb"
 	"github.com/tunlb/tunlb/tunlb/config"
+	"github.com/tunlb/tunlb/tunlb/wiring"
 )
 
 // openPorts makes the devices, each in a namespace cleaned of what a killed tunlb has left there. On an
@@ -42,7 +42,7 @@ func (d *daemon) openPorts() (attachments []tunlb.Attachment, err error) {
 		if err != nil {
 			return attachments, err
 		}
-		attachments = append(attachments, attachment(p, dev, macs[i]))
+		attachments = append(attachments, wiring.Attachment(p, dev, macs[i]))
 		k, err := kernel.Open(p.NetNS)
 		if err != nil {
 			return attachments, err
@@ -76,28 +76,6 @@ func openPort(p config.Port, mac packet.MAC) (port.Port, error) {
 	default:
 		return port.OpenTUN(port.TUNConfig{Name: p.Name, MTU: p.MTU, NetNS: p.NetNS, Offload: offload})
 	}
-}
-
-// attachment is a port as the engine is to see it.
-func attachment(p config.Port, dev port.Port, mac packet.MAC) tunlb.Attachment {
-	a := tunlb.Attachment{Port: dev, NetNS: p.NetNS, Own: p.Router, Routes: p.Routes}
-	for _, prefix := range p.Addresses {
-		a.Subnets = append(a.Subnets, prefix.Masked())
-	}
-	if !p.Ethernet() {
-		a.Kernel = p.NetNS == ""
-		return a
-	}
-	a.MAC = mac
-	a.Side = map[string]neigh.Side{config.Clients: neigh.Clients, config.Servers: neigh.Servers}[p.Side]
-	for _, prefix := range p.Own {
-		a.Own = append(a.Own, prefix.Addr())
-		a.Subnets = append(a.Subnets, prefix.Masked())
-	}
-	for _, r := range p.Via {
-		a.Via = append(a.Via, tunlb.Via{Prefix: r.Prefix, Router: r.Via})
-	}
-	return a
 }
 
 // ownMACs are tunlb's own by port: the configured one of the segment, or one made of what stays the same

@@ -21,7 +21,6 @@ import (
 	"github.com/tunlb/tunlb/tunlb"
 	"github.com/tunlb/tunlb/tunlb/control"
 	"github.com/tunlb/tunlb/tunlb/ipvs"
-	"github.com/tunlb/tunlb/tunlb/watch"
 )
 
 // TestScripts runs testdata/script: the command line against a daemon that answers from a script. `exit CODE
@@ -214,5 +213,3 @@ type brokenPipe struct{}
 func (brokenPipe) Write([]byte) (int, error) { return 0, fmt.Errorf("broken pipe") }
 
 func (a *actor) Explain(tunlb.Question) (tunlb.Explanation, error) { return tunlb.Explanation{}, nil }
-
-func (a *actor) Watch(o watch.Options) *watch.Subscription { return watch.NewSubscription(o, nil) }

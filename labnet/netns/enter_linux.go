@@ -149,7 +149,10 @@ func CheckTUN() error {
 
 func marked() (parent int, check bool) {
 	value, check := strings.CutPrefix(os.Getenv(marker), "check:")
-	parent, _ = strconv.Atoi(value)
+	parent, err := strconv.Atoi(value)
+	if err != nil {
+		parent = -1 // and not 0, which is the parent of a container's first process
+	}
 	return parent, check
 }
 

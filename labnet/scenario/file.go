@@ -1,8 +1,14 @@
-// Package scenario is labs as files.
+// Package scenario is labs as files: their syntax, what is wrong with one, and the steps that are tried in the lab that a
+// driver has made of it.
+//
+// It owns the file, the contract with the drivers (Driver, Lab), the runner of steps and the scenarios that come with tunlb. It
+// does not own how hosts and links are made (labnet/namespaces, labnet/sim) nor how pictures are drawn (labnet).
 package scenario
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tunlb/tunlb/labnet"
@@ -16,6 +22,8 @@ type File struct {
 	Hosts    []Host
 	Director Director
 	Steps    []Step
+	// Warnings are what is allowed in the file and yet most likely a mistake, in the form of errors.
+	Warnings []string
 }
 
 // Network is an Ethernet segment: a switch that all its members hang on.
@@ -56,12 +64,7 @@ type Service struct {
 }
 
 // Behaviour is how a server program answers. The zero value answers at once and well.
-type Behaviour struct {
-	Slow    time.Duration `json:"slow,omitempty"`    // until it answers
-	Fail    int           `json:"fail,omitempty"`    // HTTP: the status it answers with; 0 is none
-	Silent  bool          `json:"silent,omitempty"`  // accepts and never answers
-	Stopped bool          `json:"stopped,omitempty"` // its port refuses
-}
+type Behaviour = labnet.Behaviour
 
 // Director is the host that runs tunlb.
 type Director struct {
@@ -76,10 +79,45 @@ type Director struct {
 	Indent int // of Text's top-level keys, for what a driver appends to it
 }
 
-// Step is one thing done and what is to come of it.
-type Step struct {
-	Line int // in the file
-	Name string
-	// Within is how long the expectation may take to come true; 0: it holds at once.
-	Within time.Duration
+// Host gives the host of that name.
+func (f *File) Host(name string) (Host, bool) {
+	i := slices.IndexFunc(f.Hosts, func(h Host) bool { return h.Name == name })
+	if i < 0 {
+		return Host{}, false
+	}
+	return f.Hosts[i], true
+}
+
+// Network gives the network of that name.
+func (f *File) Network(name string) (Network, bool) {
+	i := slices.IndexFunc(f.Networks, func(n Network) bool { return n.Name == name })
+	if i < 0 {
+		return Network{}, false
+	}
+	return f.Networks[i], true
+}
+
+// owner is the host that has an address on one of its networks; "" if there is none.
+func (f *File) owner(a netip.Addr) string {
+	for _, h := range f.Hosts {
+		for _, at := range h.Attachments {
+			if slices.ContainsFunc(at.Addresses, func(p netip.Prefix) bool { return p.Addr() == a }) {
+				return h.Name
+			}
+		}
+	}
+	return ""
+}
+
+// With is tunlb's whole configuration: Text and a section that a driver adds, which begins in its first column.
+func (d *Director) With(section string) string {
+	var b strings.Builder
+	b.WriteString(strings.TrimRight(d.Text, "\n") + "\n")
+	for line := range strings.Lines(section) {
+		if strings.TrimSpace(line) != "" {
+			b.WriteString(strings.Repeat(" ", d.Indent))
+		}
+		b.WriteString(line)
+	}
+	return b.String()
 }

@@ -45,9 +45,12 @@ func (t *Table) announce(l *local) {
 		scope = ClientSide
 	}
 	f := t.out.push(scope, 0)
-	switch {
-	case f == nil:
+	if f == nil {
 		t.counters.Overflow++
+		return
+	}
+	t.counters.Announced++
+	switch {
 	case is4(l.addr):
 		f.putARP(arpRequest, t.mac, packet.Broadcast, l.addr, packet.MAC{}, l.addr)
 	default:

@@ -101,6 +101,7 @@ func (t *Table) answerWith(mac packet.MAC, m *Message, port uint8, now time.Dura
 		t.counters.Overflow++
 		return Verdict{Reason: packet.RateLimited}
 	}
+	t.counters.Answered++
 	f.answer(m, t.mac, mac)
 	return Verdict{}
 }

@@ -36,11 +36,23 @@ type limiter struct {
 	buckets [256]bucket
 	seed    maphash.Seed
 	seeded  time.Duration
+	fixed   uint64 // instead of seed, unless it is 0
 }
 
 func (l *limiter) allow(mac packet.MAC, now time.Duration) bool {
 	if now-l.seeded >= reseed {
 		l.seed, l.seeded = maphash.MakeSeed(), now
 	}
-	return l.buckets[uint8(maphash.Bytes(l.seed, mac[:]))].take(now, answerInterval, answerBurst)
+	return l.buckets[l.hash(mac)].take(now, answerInterval, answerBurst)
+}
+
+func (l *limiter) hash(mac packet.MAC) uint8 {
+	if l.fixed == 0 {
+		return uint8(maphash.Bytes(l.seed, mac[:]))
+	}
+	h := l.fixed + uint64(l.seeded)
+	for _, b := range mac {
+		h = (h ^ uint64(b)) * 0x100000001b3 // FNV-1a
+	}
+	return uint8(h >> 32)
 }

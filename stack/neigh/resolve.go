@@ -139,6 +139,7 @@ func (t *Table) ask(e *entry, broadcast bool, interval, now time.Duration) {
 // request writes one into the outbox, which has room.
 func (t *Table) request(scope Scope, dst packet.MAC, target [16]byte) {
 	f, sender := t.out.push(scope, 0), t.source(target)
+	t.counters.Asked++
 	if is4(target) {
 		f.putARP(arpRequest, t.mac, dst, sender, packet.MAC{}, target)
 		return

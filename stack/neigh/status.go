@@ -71,10 +71,13 @@ func (t *Table) pinnedClaim(e *entry, mac packet.MAC, now time.Duration) {
 
 // Counters counts what no reason does.
 type Counters struct {
-	Foreign  uint64 // claims to a neighbour's address by another MAC
-	Pinned   uint64 // the same, where the MAC is pinned
-	Overflow uint64 // messages that the outbox had no room for
-	Events   uint64 // that nobody has fetched
+	Asked     uint64 // requests sent, ARP and neighbour discovery
+	Answered  uint64 // answers sent
+	Announced uint64 // addresses announced unasked
+	Foreign   uint64 // claims to a neighbour's address by another MAC
+	Pinned    uint64 // the same, where the MAC is pinned
+	Overflow  uint64 // messages that the outbox had no room for
+	Events    uint64 // that nobody has fetched
 }
 
 // Counters returns them.

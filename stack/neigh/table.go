@@ -23,6 +23,9 @@ type Config struct {
 	// Heard says when a frame from the MAC was last seen, if at all, by the clock that now comes from.
 	// It is called from Lookup and Tick, so under the caller's lock; nil if nobody knows.
 	Heard func(packet.MAC) (time.Duration, bool)
+
+	// Seed makes what is drawn the same in every run; 0 is at random. New takes it, Set does not.
+	Seed uint64
 }
 
 // Server is a neighbour that is always kept resolved.
@@ -69,7 +72,7 @@ func New(cfg Config, now time.Duration) *Table {
 		local:    map[[16]byte]*local{},
 		entries:  map[[16]byte]*entry{},
 		stations: map[stationKey]*entry{},
-		limit:    limiter{seeded: never},
+		limit:    limiter{seeded: never, fixed: cfg.Seed},
 	}
 	t.Set(cfg, now)
 	return t

@@ -22,6 +22,7 @@ func (d *decoder) check() {
 		d.checkHealth(s)
 	}
 	d.checkGateways()
+	d.checkMetrics()
 	if d.badPorts {
 		return
 	}

@@ -21,6 +21,7 @@ type Config struct {
 	Services []policy.Spec // as policy.Normalize gives them; may be empty if there is a gateway
 	Gateways []Gateway
 	Control  Control
+	Metrics  Metrics
 	Flows    Flows
 	Timeouts Timeouts
 }

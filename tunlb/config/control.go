@@ -17,15 +17,17 @@ func (d *decoder) decodeControl(n *node) {
 	})
 }
 
+// longestSocket is how long a socket's path may be: sun_path less the final NUL.
+const longestSocket = 107
+
 func (d *decoder) decodeSocket(n *node) {
-	const longest = 107 // sun_path less the final NUL
 	s, ok := d.str(n, "socket")
 	switch {
 	case !ok:
 	case !strings.HasPrefix(s, "/"):
 		d.fail(n.at, fmt.Sprintf("socket %s is no absolute path", quote(s)), "the commands look for it from other directories", "write it like /run/tunlb.sock")
-	case len(s) > longest:
-		d.fail(n.at, fmt.Sprintf("socket %s is too long", quote(s)), fmt.Sprintf("a socket's path has at most %d bytes", longest), "write a shorter one")
+	case len(s) > longestSocket:
+		d.fail(n.at, fmt.Sprintf("socket %s is too long", quote(s)), fmt.Sprintf("a socket's path has at most %d bytes", longestSocket), "write a shorter one")
 	default:
 		d.control.Socket = path.Clean(s)
 	}

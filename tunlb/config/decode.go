@@ -17,14 +17,16 @@ const maxVisits = 1 << 19
 // decoder turns the tree into what the file asks for. It goes on after an error; what could not be read stays zero.
 type decoder struct {
 	reporter
-	visits   int  // list items and fields so far
-	badPorts bool // some port was not read, so that the routes are not known
-	ports    []port
-	services []service
-	gateways []gateway
-	control  Control
-	flows    Flows
-	timeouts policy.Timeouts
+	visits    int  // list items and fields so far
+	badPorts  bool // some port was not read, so that the routes are not known
+	ports     []port
+	services  []service
+	gateways  []gateway
+	control   Control
+	metrics   Metrics
+	metricsAt pos // valid iff metrics.Listen is not empty
+	flows     Flows
+	timeouts  policy.Timeouts
 }
 
 // key is a key that a map may have.
@@ -40,7 +42,7 @@ type unfit struct{ what, why, instead string }
 
 // config is valid iff there were no errors.
 func (d *decoder) config() *Config {
-	c := &Config{Control: d.control, Flows: d.flows, Timeouts: d.timeouts}
+	c := &Config{Control: d.control, Metrics: d.metrics, Flows: d.flows, Timeouts: d.timeouts}
 	for _, p := range d.ports {
 		c.Ports = append(c.Ports, p.Port)
 	}
@@ -68,7 +70,7 @@ func (d *decoder) document(root *node) {
 		{name: "control", decode: d.decodeControl},
 		{name: "flows", decode: d.decodeFlows},
 		{name: "timeouts", decode: func(n *node) { d.decodeTimeouts(n, &d.timeouts) }},
-		{name: "metrics", later: "tunlb status has the counters"},
+		{name: "metrics", decode: d.decodeMetrics},
 		{name: "fastpath", later: "all packets pass tunlb itself"},
 	})
 	if !ok {

@@ -73,6 +73,10 @@ func TestParseAccepts(t *testing.T) {
 		{"windows line ends", strings.ReplaceAll("control:\n  mode: 0660\n"+web, "\n", "\r\n"), func(c *Config) { c.Control.Mode = 0o660 }},
 		{"json", `{"services": [{"name": "web", "listen": "203.0.113.22:80", "servers": ["192.168.0.10"]}]}`, func(*Config) {}},
 		{"control", "control: {socket: /run//tunlb.sock, mode: \"0660\"}\n" + web, func(c *Config) { c.Control = Control{Socket: "/run/tunlb.sock", Mode: 0o660} }},
+		{"metrics", "metrics: {listen: 127.0.0.1:9474}\n" + web, func(c *Config) { c.Metrics = Metrics{"127.0.0.1:9474", 1000} }},
+		{"metrics of IPv6", "metrics: {listen: '[::1]:9474', max_servers: 5}\n" + web, func(c *Config) { c.Metrics = Metrics{"[::1]:9474", 5} }},
+		{"metrics on a socket", "metrics: {listen: /run//metrics.sock}\n" + web, func(c *Config) { c.Metrics = Metrics{"/run/metrics.sock", 1000} }},
+		{"metrics beside a service", "metrics: {listen: 0.0.0.0:80}\n" + web, func(c *Config) { c.Metrics = Metrics{"0.0.0.0:80", 1000} }},
 		{"flows", "flows: {max: 2_000_000}\n" + web, func(c *Config) { c.Flows.Max = 2_000_000 }},
 		{"timeouts", "timeouts: {established: 1h30m, syn_ack: 500ms}\n" + web, func(c *Config) {
 			c.Timeouts.Established, c.Timeouts.SynAck = 90*time.Minute, 500*time.Millisecond

@@ -22,7 +22,6 @@ import (
 
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/tunlb"
-	"github.com/tunlb/tunlb/tunlb/watch"
 )
 
 // asPeer makes the test binary be a client of the socket that the variable names.
@@ -547,8 +546,11 @@ func TestTrusted(t *testing.T) {
 	}
 }
 
-func (d *daemon) Explain(tunlb.Question) (tunlb.Explanation, error) {
-	return tunlb.Explanation{Mode: "nat"}, nil
+func (d *daemon) Explain(q tunlb.Question) (tunlb.Explanation, error) {
+	if q.VIP != netip.MustParseAddrPort("203.0.113.22:80") {
+		return tunlb.Explanation{}, fmt.Errorf("%w: nothing listens on %s/%s", tunlb.ErrNoService, q.VIP, q.Protocol)
+	}
+	x := tunlb.Explanation{Mode: "nat", Flow: &tunlb.Conn{Protocol: q.Protocol, Client: q.Client, VIP: q.VIP}}
+	x.Servers = []policy.Candidate{{Server: "rs1"}, {Server: "rs2", Excluded: strings.Join(q.Without, " ")}}
+	return x, nil
 }
-
-func (d *daemon) Watch(o watch.Options) *watch.Subscription { return watch.NewSubscription(o, nil) }

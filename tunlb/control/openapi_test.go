@@ -229,6 +229,12 @@ func TestDocumentedAnswers(t *testing.T) {
 		{"DELETE", "/v1/conns", "", 400},
 		{"GET", "/v1/events", "", 200},
 		{"GET", "/v1/events?since=x", "", 400},
+		{"GET", "/v1/trace?filter=client%20:40000&why=1", "", 200},
+		{"GET", "/v1/trace?filter=clinet%20x", "", 400},
+		{"GET", "/v1/capture?side=both", "", 400},
+		{"POST", "/v1/explain", `{"client":"198.51.100.7:40000","vip":"203.0.113.22:80","protocol":"tcp"}`, 200},
+		{"POST", "/v1/explain", `{"client":"198.51.100.7","vip":"203.0.113.22:80","protocol":"tcp"}`, 400},
+		{"POST", "/v1/explain", `{"client":"198.51.100.7:40000","vip":"203.0.113.23:80","protocol":"tcp"}`, 404},
 		{"POST", "/v1/servers", `{"server":"rs1","do":"drain"}`, 200},
 		{"POST", "/v1/servers", `{}`, 400},
 		{"POST", "/v1/reload", "", 200},
@@ -283,7 +289,8 @@ func TestDocumentedFields(t *testing.T) {
 	doc := openDocument(t)
 	for name, of := range map[string]any{
 		"Status": Status{}, "Conn": Conn{}, "Event": tunlb.Event{}, "Reload": ReloadResult{}, "Error": Error{}, "ServerOrder": orderBody{},
-		"Table": Table{}, "Command": ipvs.Command{},
+		"Table": Table{}, "Command": ipvs.Command{}, "TraceLine": TraceLine{},
+		"Question": tunlb.Question{}, "Explanation": tunlb.Explanation{},
 	} {
 		v := reflect.New(reflect.TypeOf(of)).Elem()
 		fill(t, v)
@@ -347,7 +354,9 @@ func fill(t *testing.T, v reflect.Value) {
 		v.SetMapIndex(reflect.ValueOf("x"), item)
 	case reflect.Struct:
 		for i := range v.NumField() {
-			fill(t, v.Field(i))
+			if v.Type().Field(i).IsExported() {
+				fill(t, v.Field(i))
+			}
 		}
 	default:
 		t.Fatalf("%v: no value for it", v.Type())

@@ -3,10 +3,7 @@ package doctor
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net/netip"
-	"os"
-	"strings"
 	"unsafe"
 
 	"github.com/vishvananda/netlink/nl"
@@ -94,77 +91,63 @@ func readOffloads(dev *link) {
 	if v, err := ethtool(fd, dev.name, unix.ETHTOOL_GFLAGS); err == nil {
 		dev.lro = v&lro != 0
 	}
+	if v, err := ethtool(fd, dev.name, unix.ETHTOOL_GTSO); err == nil {
+		dev.tsoOff = v == 0
+	}
+	dev.uso = feature(fd, dev.name, "tx-udp-segmentation")
 }
 
 // ethtool does one command that returns an integer (struct ethtool_value).
 func ethtool(fd int, device string, command uint32) (uint32, error) {
 	value := [2]uint32{command}
+	err := askDevice(fd, device, unsafe.Pointer(&value))
+	return value[1], err
+}
+
+// askDevice has the driver fill in what a command points to.
+func askDevice(fd int, device string, command unsafe.Pointer) error {
 	var request struct { // struct ifreq
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer
 		_    [16]byte
 	}
 	copy(request.name[:unix.IFNAMSIZ-1], device)
-	request.data = unsafe.Pointer(&value)
+	request.data = command
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request))); errno != 0 {
-		return 0, errno
+		return errno
 	}
-	return value[1], nil
+	return nil
 }
 
-var (
-	filterFamilies = map[uint8]string{unix.NFPROTO_INET: "inet", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_BRIDGE: "bridge"}
-	filterHooks    = []string{"prerouting", "input", "forward", "output", "postrouting"}
-)
+// maxFeatures is more than any kernel has: 64 since 2021.
+const maxFeatures = 256
 
-// readChains lists the packet filter's base chains, as far as this process may see them.
-func (s *space) readChains() {
-	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP)
-	req.AddData(&nl.Nfgenmsg{})
-	list, err := req.Execute(unix.NETLINK_NETFILTER, 0)
-	if err != nil {
-		return
+// feature says whether one of the device's features is on, which have numbers of each kernel's own.
+func feature(fd int, device, name string) bool {
+	const featureNames, nameLen = 4, 32 // ETH_SS_FEATURES, ETH_GSTRING_LEN
+	size := struct {
+		command, _ uint32
+		mask       uint64
+		count      uint32
+	}{command: unix.ETHTOOL_GSSET_INFO, mask: 1 << featureNames}
+	if askDevice(fd, device, unsafe.Pointer(&size)) != nil || size.mask == 0 || size.count > maxFeatures {
+		return false
 	}
-	for _, m := range list {
-		if c, ok := decodeChain(m); ok {
-			s.chains = append(s.chains, c)
+	names := struct {
+		command, set, count uint32
+		names               [maxFeatures][nameLen]byte
+	}{command: unix.ETHTOOL_GSTRINGS, set: featureNames, count: size.count}
+	values := struct {
+		command, size uint32
+		blocks        [maxFeatures / 32]struct{ available, requested, active, never uint32 }
+	}{command: unix.ETHTOOL_GFEATURES, size: (size.count + 31) / 32}
+	if askDevice(fd, device, unsafe.Pointer(&names)) != nil || askDevice(fd, device, unsafe.Pointer(&values)) != nil {
+		return false
+	}
+	for i := range names.count {
+		if unix.ByteSliceToString(names.names[i][:]) == name {
+			return values.blocks[i/32].active>>(i%32)&1 != 0
 		}
 	}
-	for _, family := range []string{"ip", "ip6"} { // of the older iptables
-		names, _ := os.ReadFile(fmt.Sprintf("/proc/thread-self/net/%s_tables_names", family))
-		for name := range strings.Lines(string(names)) {
-			s.chains = append(s.chains, chain{family: family, table: strings.TrimSpace(name), name: "(iptables-legacy)", hook: "forward"})
-		}
-	}
-}
-
-// decodeChain is false for a chain that no packet enters by itself.
-func decodeChain(m []byte) (c chain, base bool) {
-	const header = 4 // struct nfgenmsg
-	if len(m) < header {
-		return c, false
-	}
-	c.family = filterFamilies[m[0]]
-	attrs, err := nl.ParseRouteAttr(m[header:])
-	if err != nil {
-		return c, false
-	}
-	for _, a := range attrs {
-		switch a.Attr.Type &^ unix.NLA_F_NESTED {
-		case unix.NFTA_CHAIN_TABLE:
-			c.table = nl.BytesToString(a.Value)
-		case unix.NFTA_CHAIN_NAME:
-			c.name = nl.BytesToString(a.Value)
-		case unix.NFTA_CHAIN_POLICY:
-			c.drop = binary.BigEndian.Uint32(a.Value) == 0
-		case unix.NFTA_CHAIN_HOOK:
-			nested, _ := nl.ParseRouteAttr(a.Value)
-			for _, h := range nested {
-				if n := int(binary.BigEndian.Uint32(h.Value)); h.Attr.Type == unix.NFTA_HOOK_HOOKNUM && n < len(filterHooks) {
-					c.hook, base = filterHooks[n], true
-				}
-			}
-		}
-	}
-	return c, base && c.family != ""
+	return false
 }

@@ -60,6 +60,10 @@ services:
   - {name: mixed, listen: "203.0.113.24:80", mode: dr, servers: [{name: rs1, address: 203.0.113.11, mode: fullnat}, {name: rs2, address: 192.168.0.11}]}
 `
 
+const gatewayFile = natFile + "gateway: [{inside: 192.168.0.0/24, masquerade: 198.51.100.9, ports: 50000-61000}]\n"
+
+const metricsFile = natFile + "metrics: {listen: 127.0.0.1:80}\n"
+
 var (
 	v4, v6 = netip.MustParseAddr("192.168.0.10"), netip.MustParseAddr("2001:db8:c0::10")
 	lb4    = netip.MustParseAddr("192.168.0.100")
@@ -92,7 +96,7 @@ func healthy(t *testing.T, text string) *facts {
 				{netip.MustParsePrefix("198.51.100.1/24"), "eth0"}, {netip.MustParsePrefix("2001:db8:1::1/64"), "eth0"},
 				{netip.MustParsePrefix("192.168.0.100/24"), "eth1"}, {netip.MustParsePrefix("2001:db8:c0::100/64"), "eth1"},
 			},
-			sysctls: map[string]string{"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"},
+			sysctls: map[string]string{"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "ipv4/conf/tunlb0/accept_local": "1"},
 		}},
 	}
 	for _, p := range f.config.Ports {
@@ -125,6 +129,17 @@ func stopped(f *facts) {
 		if box.links[i].kind == "tun" {
 			box.links[i].name += "-gone"
 		}
+	}
+}
+
+// unprivileged takes the privilege away from who asks; a daemon runs.
+func unprivileged(f *facts) { f.caps.admin = syscall.EPERM }
+
+// filter is one chain that forwarded packets come through.
+func filter(name string, drop bool, rules ...filterRule) func(*facts) {
+	return func(f *facts) {
+		words := strings.Fields(name)
+		f.box().chains = append(f.box().chains, chain{family: words[0], table: words[1], name: words[2], hook: "forward", drop: drop, rules: rules})
 	}
 }
 
@@ -311,14 +326,67 @@ func TestChecks(t *testing.T) {
 		{"LRO", switchFile, device("eth1", func(l *link) { l.lro = true }), Finding{Fail, "offload", "eth1", "large receive offload is on", "ethtool -K eth1 lro off", false}},
 		{"no transmit offload", drFile, device("veth1", func(l *link) { l.txOff = true }), Finding{Note, "offload", "veth1", "transmit offload is off", "ethtool -K veth1 tx on tso on gso on", false}},
 
-		{"forward policy", natFile, func(f *facts) { f.box().chains = []chain{{"ip", "filter", "FORWARD", "forward", true}} }, Finding{Note, "netfilter", "ip filter FORWARD", "drops forwarded packets", "nft 'insert rule ip filter FORWARD iifname tunlb0 accept; insert rule ip filter FORWARD oifname tunlb0 accept'", false}},
+		{"forward policy", natFile, func(f *facts) {
+			f.box().chains = []chain{{family: "ip", table: "filter", name: "FORWARD", hook: "forward", drop: true}}
+		}, Finding{Fail, "netfilter", "ip filter FORWARD", "drops clients' requests from eth0 to tunlb0: its policy, and no rule accepts them", "nft 'insert rule ip filter FORWARD iifname tunlb0 accept; insert rule ip filter FORWARD oifname tunlb0 accept'", false}},
 		{"bridge filter, no rules", drFile, set("bridge/bridge-nf-call-iptables", "1"), Finding{Note, "netfilter", "br0", "no rules are loaded", "sysctl -w net.bridge.bridge-nf-call-iptables=0", false}},
 		{"bridge filter, IPv6", drFile, set("bridge/bridge-nf-call-ip6tables", "1"), Finding{Note, "netfilter", "br0", "no rules are loaded", "sysctl -w net.bridge.bridge-nf-call-ip6tables=0", false}},
-		{"bridge filter, both", drFile, edits(set("bridge/bridge-nf-call-iptables", "1"), set("bridge/bridge-nf-call-ip6tables", "1"), func(f *facts) { f.box().chains = []chain{{"ip6", "t", "c", "forward", false}} }),
+		{"bridge filter, both", drFile, edits(set("bridge/bridge-nf-call-iptables", "1"), set("bridge/bridge-nf-call-ip6tables", "1"), func(f *facts) {
+			f.box().chains = []chain{{family: "ip6", table: "t", name: "c", hook: "forward", drop: false}}
+		}),
 			Finding{Warn, "netfilter", "br0", "go through ip6 t c", "sysctl -w net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0", false}},
 		{"bridge filter, one for all and one its own", drFile, edits(set("bridge/bridge-nf-call-iptables", "1"), device("br0", func(l *link) { l.nfCall = map[int]bool{6: true} })),
 			Finding{Note, "netfilter", "br0", "no rules are loaded", "sysctl -w net.bridge.bridge-nf-call-iptables=0 && ip link set dev br0 type bridge nf_call_ip6tables 0", false}},
-		{"bridge filter of its own", drFile, edits(device("br0", func(l *link) { l.nfCall = map[int]bool{4: true} }), func(f *facts) { f.box().chains = []chain{{"inet", "t", "c", "forward", false}} }), Finding{Warn, "netfilter", "br0", "go through inet t c", "ip link set dev br0 type bridge nf_call_iptables 0", false}},
+		{"drop by a rule", natFile, filter("inet t c", false, filterRule{conditions: []condition{{what: "oif", names: []string{"eth1"}}}, verdict: "drop"}), Finding{Fail, "netfilter", "inet t c", "drops requests to servers from tunlb0 to eth1: a rule of it does", "nft 'insert rule inet t c iifname tunlb0 accept; insert rule inet t c oifname tunlb0 accept'", false}},
+		{"policy, who knows what is accepted", natFile, filter("inet t c", true, filterRule{conditions: []condition{{}}, verdict: "accept"}), Finding{Note, "netfilter", "inet t c", "drops clients' requests from eth0 to tunlb0: its policy, if no rule", "nft 'insert rule inet t c iifname tunlb0 accept; insert rule inet t c oifname tunlb0 accept'", false}},
+		{"Docker", natFile, func(f *facts) {
+			only := func(what, device, verdict string) filterRule {
+				return filterRule{conditions: []condition{{what: what, names: []string{device}}}, verdict: verdict, xtables: true}
+			}
+			f.box().chains = []chain{
+				{family: "ip", table: "filter", name: "FORWARD", hook: "forward", drop: true, rules: []filterRule{{verdict: "jump", target: "DOCKER-USER", xtables: true}, {verdict: "jump", target: "DOCKER-FORWARD"}}},
+				{family: "ip", table: "filter", name: "DOCKER-USER"},
+				{family: "ip", table: "filter", name: "DOCKER-FORWARD", rules: []filterRule{only("iif", "docker0", "accept"), only("oif", "docker0", "drop")}},
+			}
+		}, Finding{Fail, "netfilter", "ip filter FORWARD", "its policy, and no rule accepts them", "iptables -I DOCKER-USER -i tunlb0 -j ACCEPT && iptables -I DOCKER-USER -o tunlb0 -j ACCEPT", false}},
+		{"iptables of IPv6", natFile, func(f *facts) {
+			f.box().chains = []chain{{family: "ip6", table: "filter", name: "FORWARD", hook: "forward", drop: true, rules: []filterRule{{conditions: []condition{{what: "state", states: stateInvalid}}, verdict: "accept", xtables: true}}}}
+		}, Finding{Fail, "netfilter", "ip6 filter FORWARD", "its policy, and no rule accepts them", "ip6tables -I FORWARD -i tunlb0 -j ACCEPT && ip6tables -I FORWARD -o tunlb0 -j ACCEPT", false}},
+		{"a filter of the way back", natFile, func(f *facts) {
+			f.box().chains = []chain{{family: "inet", table: "t", name: "pre", hook: "prerouting", rules: []filterRule{{conditions: []condition{{what: "rpf"}}, verdict: "drop"}}}}
+		}, Finding{Fail, "netfilter", "inet t pre", "a reverse path filter, since their sources are not behind tunlb0", "nft 'insert rule inet t pre iifname tunlb0 accept'", false}},
+		{"strays, directly routed", wideFile, filter("inet t c", false, filterRule{conditions: []condition{{what: "state", states: stateInvalid}}, verdict: "drop"}), Finding{Fail, "netfilter", "inet t c", "drops all but the first packet of directly routed connections", "nft 'insert rule inet t c iifname tunlb0 accept; insert rule inet t c oifname tunlb0 accept'", false}},
+		{"older iptables", natFile, func(f *facts) {
+			f.box().chains = []chain{{family: "ip6", table: "filter", hook: "forward", legacy: true}}
+		}, Finding{Note, "netfilter", "ip6 filter", "whose rules are not looked into", "ip6tables-legacy -S -t filter", false}},
+		{"conntrack full", natFile, edits(set("netfilter/nf_conntrack_max", "1000"), set("netfilter/nf_conntrack_count", "900")), Finding{Warn, "netfilter", "conntrack", "tracks 900 connections of 1000", "sysctl -w net.netfilter.nf_conntrack_max=2000", false}},
+
+		{"no user namespaces", natFile, edits(unprivileged, func(f *facts) { f.userns = userNamespaces{made: syscall.ENOSPC, most: "0"} }), Finding{Warn, "userns", "user namespaces", "user.max_user_namespaces is 0", "sysctl -w user.max_user_namespaces=15000", false}},
+		{"no user namespaces, says root", natFile, func(f *facts) { f.userns = userNamespaces{made: syscall.ENOSPC, most: "0", root: true} }, Finding{Note, "userns", "user namespaces", "ordinary users' demo", "sysctl -w user.max_user_namespaces=15000", false}},
+		{"too many user namespaces", natFile, edits(unprivileged, func(f *facts) { f.userns = userNamespaces{made: syscall.ENOSPC, most: "7"} }), Finding{Warn, "userns", "user namespaces", "as many as may be", "sysctl -w user.max_user_namespaces=15000", false}},
+		{"user namespaces of Debian", natFile, edits(unprivileged, func(f *facts) { f.userns = userNamespaces{made: syscall.EPERM, clone: "0"} }), Finding{Warn, "userns", "user namespaces", "only root can make them", "sysctl -w kernel.unprivileged_userns_clone=1", false}},
+		{"user namespaces of Ubuntu", natFile, edits(unprivileged, func(f *facts) { f.userns = userNamespaces{able: syscall.EPERM, restricted: "1"} }), Finding{Warn, "userns", "user namespaces", "AppArmor denies all privileges", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0", false}},
+		{"user namespaces of Ubuntu, says root", natFile, func(f *facts) { f.userns = userNamespaces{root: true, restricted: "1"} }, Finding{Note, "userns", "user namespaces", "AppArmor denies all privileges", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0", false}},
+		{"user namespaces in a container", natFile, edits(unprivileged, func(f *facts) { f.userns.made = syscall.EPERM }), Finding{Warn, "userns", "user namespaces", "cannot be made", "tunlb demo  # falls back to a simulated network", false}},
+		{"user namespaces without power", natFile, edits(unprivileged, func(f *facts) { f.userns.able = syscall.EPERM }), Finding{Warn, "userns", "user namespaces", "have no privileges", "tunlb demo  # falls back to a simulated network", false}},
+
+		{"own connections kept out", natFile, set("ipv4/conf/tunlb0/accept_local", "0"), Finding{Warn, "accept_local", "tunlb0", "own connections to the services hang", "sysctl -w net.ipv4.conf.tunlb0.accept_local=1", false}},
+		{"clients on the servers' link", natFile, func(f *facts) {
+			f.ingress = append(f.ingress, ingress{"eth1", netip.MustParseAddr("192.168.0.7"), true})
+		}, Finding{Note, "translation", "eth1", "tunlb translates their source as well, so web/rs1 sees", "", false}},
+		{"translated sources", natFile, func(f *facts) {
+			f.conns = []tunlb.Conn{{Service: "web", ServerName: "rs1", Source: netip.MustParseAddrPort("192.168.0.100:1"), OutBytes: 1}}
+		}, Finding{Note, "translation", "sources", "1 connection now with a translated source", "", false}},
+		{"the gateway's ports", gatewayFile, edits(has("198.51.100.9/32", "lo"), set("ipv4/ip_local_port_range", "32768\t60999")), Finding{Warn, "local_ports", "198.51.100.9", "has its ports 50000-61000", "sysctl -w net.ipv4.ip_local_port_range='32768 49999'", false}},
+		{"metrics gone", metricsFile, func(f *facts) { f.metrics = endpoint{true, syscall.ECONNREFUSED} }, Finding{Warn, "metrics", "127.0.0.1:80", "are not to be had here: connection refused", "tunlb reload", false}},
+		{"metrics taken", metricsFile, edits(stopped, func(f *facts) { f.metrics = endpoint{true, syscall.EADDRINUSE} }), Finding{Fail, "metrics", "127.0.0.1:80", "is taken by another program", "ss -ltnp 'sport = :80'  # shows the program to stop", false}},
+		{"metrics forbidden", metricsFile, edits(stopped, func(f *facts) { f.metrics = endpoint{true, syscall.EACCES} }), Finding{Fail, "metrics", "127.0.0.1:80", "ports below 1024", "sysctl -w net.ipv4.ip_unprivileged_port_start=80", false}},
+		{"metrics nowhere", metricsFile, edits(stopped, func(f *facts) { f.metrics = endpoint{true, syscall.EADDRNOTAVAIL} }), Finding{Fail, "metrics", "127.0.0.1:80", "cannot be listened on", "write another address for metrics: {listen: ...} into tunlb.yaml, then: tunlb check tunlb.yaml", false}},
+		{"TUN without super-packets", natFile, device("tunlb0", func(l *link) { l.tsoOff = true }), Finding{Warn, "offload", "tunlb0", "takes no super-packets any more", "ethtool -K tunlb0 tx on tso on", false}},
+		{"kernel that spoils UDP", natFile, edits(device("eth1", func(l *link) { l.uso = true }), func(f *facts) { f.kernel = "7.1.0-rc3" }), Finding{Note, "offload", "eth1", "Linux 7.1.0-rc3 spoils", "ethtool -K eth1 tx-udp-segmentation off", false}},
+		{"bridge filter of its own", drFile, edits(device("br0", func(l *link) { l.nfCall = map[int]bool{4: true} }), func(f *facts) {
+			f.box().chains = []chain{{family: "inet", table: "t", name: "c", hook: "forward", drop: false}}
+		}), Finding{Warn, "netfilter", "br0", "go through inet t c", "ip link set dev br0 type bridge nf_call_iptables 0", false}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := healthy(t, test.file)
@@ -413,8 +481,12 @@ func TestQuiet(t *testing.T) {
 		{"interface of the switch in a VRF", switchFile, edits(device("eth0", func(l *link) { l.master = "br0" }), device("br0", func(l *link) { l.kind = "vrf" }))},
 		{"a loop that is mended", switchFile, segment(tunlb.SegmentStatus{Ports: []string{"eth0", "eth1"}, Loops: 7, Moves: 5000, LoopAge: time.Minute})},
 		{"stations that move now and then", switchFile, segment(tunlb.SegmentStatus{Ports: []string{"eth0", "eth1"}, Moves: 1000})},
-		{"bridge filter of the other family", oneFamilyFile, edits(set("bridge/bridge-nf-call-ip6tables", "1"), func(f *facts) { f.box().chains = []chain{{"ip6", "t", "c", "forward", false}} })},
-		{"bridge filter without rules of the family", oneFamilyFile, edits(set("bridge/bridge-nf-call-iptables", "1"), func(f *facts) { f.box().chains = []chain{{"ip6", "t", "c", "forward", false}} })},
+		{"bridge filter of the other family", oneFamilyFile, edits(set("bridge/bridge-nf-call-ip6tables", "1"), func(f *facts) {
+			f.box().chains = []chain{{family: "ip6", table: "t", name: "c", hook: "forward", drop: false}}
+		})},
+		{"bridge filter without rules of the family", oneFamilyFile, edits(set("bridge/bridge-nf-call-iptables", "1"), func(f *facts) {
+			f.box().chains = []chain{{family: "ip6", table: "t", name: "c", hook: "forward", drop: false}}
+		})},
 		{"several VIPs, ranges, modes", wideFile, func(*facts) {}},
 		{"refused on one of many ports", wideFile, func(f *facts) {
 			for i := range f.servers {
@@ -425,6 +497,17 @@ func TestQuiet(t *testing.T) {
 		{"nor from one of UDP", wideFile, func(f *facts) { f.status.Services[0].Servers[1].Traffic = tunlb.Traffic{InPackets: 9} }},
 		{"VIP of the box, and no direct server on the segment", wideFile, has("203.0.113.24/32", "lo")},
 		{"a server that is down by its health", natFile, func(f *facts) { f.status.Services[0].Servers[0].Weight = 0 }},
+		{"a filter that accepts by state and device", natFile, filter("inet t c", true,
+			filterRule{conditions: []condition{{what: "state", states: stateEstablished}}, verdict: "accept"},
+			filterRule{conditions: []condition{{what: "iif", names: []string{"tun*"}}}, verdict: "accept"},
+			filterRule{conditions: []condition{{what: "oif", names: []string{"eth9", "tunlb0"}}}, verdict: "accept"})},
+		{"a filter of the other family", oneFamilyFile, filter("ip6 t c", true)},
+		{"strays, translated", natFile, filter("inet t c", false, filterRule{conditions: []condition{{what: "state", states: stateInvalid}}, verdict: "drop"})},
+		{"conntrack with room", natFile, edits(set("netfilter/nf_conntrack_max", "1000"), set("netfilter/nf_conntrack_count", "899"))},
+		{"kernel that is mended", natFile, edits(device("eth1", func(l *link) { l.uso = true }), func(f *facts) { f.kernel = "7.1.5" })},
+		{"own connections kept out, IPv6 alone", oneFamilyFile, set("ipv4/conf/tunlb0/accept_local", "0")},
+		{"the gateway's ports, not the box's address", gatewayFile, set("ipv4/ip_local_port_range", "32768 60999")},
+		{"the gateway's ports, apart", gatewayFile, edits(has("198.51.100.9/32", "lo"), set("ipv4/ip_local_port_range", "32768 49999"))},
 		{"a larger TUN", natFile, device("tunlb0", func(l *link) { l.mtu = 9000 })},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -3,7 +3,9 @@
 //
 // It owns the checks and what they look at: the configuration, the running daemon's status and what the kernel tells
 // of devices, routes, rules, neighbours and settings. It changes nothing. The only packets that it sends are TCP
-// connections, opened and closed at once, to the real servers of nat services that the box itself routes to. It does
+// connections, opened and closed at once, to the real servers of nat services that the box itself routes to, and to
+// the endpoint of metrics. What cannot be read anywhere it tries, and undoes at once: opening /dev/net/tun, making a user
+// namespace, listening for metrics. It does
 // not own the command line, nor how findings are shown.
 //
 // A check is a function of the facts alone (facts.go); gathering them is for Linux only (gather_linux.go).
@@ -125,22 +127,27 @@ func Checks() []Check {
 		{"file", "the configuration file is valid and the one in force", checkFile},
 		{"tun", "/dev/net/tun can be opened", checkTUN},
 		{"privilege", "CAP_NET_ADMIN, and CAP_NET_RAW for packet ports", checkPrivilege},
+		{"userns", "user namespaces can be made and have their privileges, for demo, labs and ordinary users", checkUserNamespaces},
 		{"netns", "the network namespaces of the ports exist", checkNetNS},
 		{"port", "the ports' devices are there, or can be made", checkPorts},
 		{"forwarding", "the box forwards", checkForwarding},
 		{"rp_filter", "no reverse path filter drops what tunlb needs", checkReversePath},
+		{"accept_local", "what tunlb writes may come from the box's own addresses", checkAcceptLocal},
 		{"vip", "the virtual addresses reach this box", checkVIPs},
 		{"rules", "the policy rules lead requests and answers to tunlb", checkRules},
 		{"route", "every server has a route, and not through tunlb's device", checkRoutes},
 		{"neighbour", "servers and routers answer ARP and neighbour discovery", checkNeighbours},
 		{"server", "servers take connections", checkServers},
 		{"gateway", "servers' answers come back", checkGateway},
+		{"translation", "clients whose answers would go past tunlb", checkTranslation},
+		{"local_ports", "the gateway's ports are none that the box takes", checkLocalPorts},
 		{"arp", "nobody but tunlb answers for a virtual address", checkARP},
 		{"loop", "no frame comes back past tunlb, the switch", checkLoops},
 		{"passing", "direct routing: answers go past tunlb", checkPassing},
 		{"mtu", "the MTUs along the way fit", checkMTU},
 		{"offload", "super-packets and checksums pass whole", checkOffload},
 		{"netfilter", "no packet filter is in the way", checkNetfilter},
+		{"metrics", "the endpoint of metrics answers, or can be had", checkMetrics},
 	}
 }
 

@@ -29,6 +29,9 @@ type facts struct {
 
 	tun     tunDevice
 	caps    capabilities
+	userns  userNamespaces
+	kernel  string // its version, as uname -r has it
+	metrics endpoint
 	spaces  map[string]*space // by path; "" is the caller's, always there
 	ingress []ingress         // where requests come into the box
 	entries []entry           // where the kernel sends them
@@ -69,6 +72,8 @@ type link struct {
 	loopback    bool
 	tap         bool // valid iff the kind is tun
 	txOff       bool // checksums are made by the processor
+	tsoOff      bool // TCP super-packets are cut before they get to the device
+	uso         bool // UDP super-packets are left to the device
 	lro         bool
 	parent      string       // what a VLAN's device is on
 	nfCall      map[int]bool // by family; nil iff the kind is not bridge
@@ -94,12 +99,6 @@ type neighbour struct {
 	addr   netip.Addr
 	device string
 	state  string // reachable, stale, incomplete, failed, ...
-}
-
-// chain is a base chain of the packet filter.
-type chain struct {
-	family, table, name, hook string
-	drop                      bool // its policy
 }
 
 // question is what the kernel was asked: where would such a packet go?

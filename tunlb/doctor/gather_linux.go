@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/tunlb/control"
 )
 
 // Addresses of the outside world, to ask for the default route. Nothing is sent to them.
@@ -26,10 +27,13 @@ var (
 func (f *facts) gather(ctx context.Context) error {
 	f.tun = lookAtTUN()
 	f.caps = lookAtCapabilities()
+	f.userns = lookAtUserNamespaces(f.caps.userns)
+	f.kernel = release()
 	f.spaces[""] = lookInto("")
 	if err := f.spaces[""].err; err != nil {
 		return err
 	}
+	f.metrics = f.lookAtMetrics(ctx)
 	for _, p := range f.ports() {
 		if f.spaces[p.NetNS] == nil {
 			f.spaces[p.NetNS] = lookInto(p.NetNS)
@@ -82,6 +86,45 @@ func lookAtCapabilities() capabilities {
 	uids, err := os.ReadFile("/proc/self/uid_map")
 	c.userns = err == nil && !slices.Equal(strings.Fields(string(uids)), []string{"0", "0", "4294967295"})
 	return c
+}
+
+// release is the kernel's version.
+func release() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// lookAtMetrics connects to the endpoint, or before the start listens there for a moment.
+func (f *facts) lookAtMetrics(ctx context.Context) (e endpoint) {
+	if f.config == nil || f.config.Metrics.Listen == "" {
+		return e
+	}
+	where, network := f.config.Metrics.Listen, "tcp"
+	if ap, err := netip.ParseAddrPort(where); err != nil {
+		network = "unix"
+	} else if ap.Addr().Is4() {
+		network = "tcp4"
+	}
+	if !f.running() {
+		if network == "unix" || !errors.Is(f.statusErr, control.ErrNoDaemon) || f.stranger() != "" {
+			return e // would leave a socket behind, or be in the way of a daemon that is not known
+		}
+		l, err := net.Listen(network, where)
+		if err == nil {
+			l.Close()
+		}
+		return endpoint{true, err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialPatience)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, network, where)
+	if err == nil {
+		conn.Close()
+	}
+	return endpoint{true, err}
 }
 
 // findServers lists those of routed services, and the routes to them.

@@ -3,7 +3,6 @@ package doctor
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/tunlb/tunlb/tunlb/config"
 )
@@ -57,6 +56,10 @@ func checkOffload(f *facts) []Finding {
 	}
 	for _, name := range f.sides() {
 		l.transmitOffload(f.box(), name)
+		l.corruption(f, name)
+	}
+	for _, p := range f.ports() {
+		l.deviceOffload(f, p)
 	}
 	if f.running() {
 		for _, p := range f.status.Ports {
@@ -105,75 +108,31 @@ func (l *findings) transmitOffload(s *space, name string) {
 	}
 }
 
-// checkNetfilter looks for packet filters in the way: those of the box for routed services, and those that
-// see the frames of a bridge.
-func checkNetfilter(f *facts) []Finding {
-	var l findings
-	looked := false
-	if f.boxTUN() != nil {
-		looked = true
-		for _, c := range f.box().chains {
-			if c.hook == "forward" && c.drop && c.family != "bridge" {
-				l.add(Note, fmt.Sprintf("%s %s %s", c.family, c.table, c.name), fmt.Sprintf("nft 'insert rule %s %s %s iifname %s accept; insert rule %[1]s %[2]s %[3]s oifname %[4]s accept'", c.family, c.table, c.name, f.boxTUN().Name),
-					"drops forwarded packets that no rule of it accepts: if clients get no answer, let those of %s pass", f.boxTUN().Name)
-			}
-		}
+// deviceOffload finds a TUN or TAP that no longer takes super-packets, though tunlb has asked for them.
+func (l *findings) deviceOffload(f *facts, p config.Port) {
+	s := f.spaces[p.NetNS]
+	if !f.running() || p.Type == config.Packet || p.Offload == "off" || s == nil || s.err != nil {
+		return
 	}
-	seen := map[string]bool{}
-	for _, p := range f.ports() {
-		s := f.spaces[p.NetNS]
-		if p.Bridge == "" || s == nil || s.err != nil || s.link(p.Bridge) == nil || seen[at(p.NetNS, p.Bridge)] {
-			continue
-		}
-		seen[at(p.NetNS, p.Bridge)], looked = true, true
-		l.bridgeFilter(f, s, p)
-	}
-	if !looked {
-		return nil
-	}
-	return l.orOK("packet filter", "nothing is in the way, as far as can be seen")
-}
-
-// bridgeTables end the names of the settings of br_netfilter, by family.
-var bridgeTables = map[int]string{4: "iptables", 6: "ip6tables"}
-
-// bridgeFilter is about br_netfilter, which has the frames of bridges pass the rules for routed packets.
-func (l *findings) bridgeFilter(f *facts, s *space, p config.Port) {
-	dev := s.link(p.Bridge)
-	var all, its []string // settings that are 1: of all bridges, of this one
-	severity, what := Note, "no rules are loaded, so nothing is lost yet"
-	for _, family := range familiesOf(f.services()) {
-		table := bridgeTables[family]
-		switch path := "bridge/bridge-nf-call-" + table; {
-		case s.number(path) != 0:
-			all = append(all, assignment(path, 0))
-		case dev.nfCall[family]:
-			its = append(its, "nf_call_"+table+" 0")
-		default:
-			continue
-		}
-		for _, c := range s.chains {
-			if severity == Note && (c.family == "inet" || c.family == ip4or6(family)) && (c.hook == "forward" || c.hook == "prerouting" || c.hook == "postrouting") {
-				severity, what = Warn, fmt.Sprintf("frames between its ports go through %s %s %s", c.family, c.table, c.name)
-			}
-		}
-	}
-	var fixes []string
-	if len(all) > 0 {
-		fixes = append(fixes, "sysctl -w "+strings.Join(all, " "))
-	}
-	if len(its) > 0 {
-		fixes = append(fixes, "ip link set dev "+p.Bridge+" type bridge "+strings.Join(its, " "))
-	}
-	if len(fixes) > 0 {
-		l.add(severity, at(p.NetNS, p.Bridge), in(p.NetNS, strings.Join(fixes, " && ")), "its frames pass the packet filter for routed packets (br_netfilter): %s", what)
+	if dev := s.link(p.Name); dev != nil && dev.tsoOff {
+		l.add(Warn, at(p.NetNS, p.Name), in(p.NetNS, fmt.Sprintf("ethtool -K %s tx on tso on", p.Name)),
+			"takes no super-packets any more: the kernel cuts every one of them before tunlb gets it; somebody has switched that off since the start")
 	}
 }
 
-// ip4or6 is what the packet filter calls a family.
-func ip4or6(family int) string {
-	if family == 6 {
-		return "ip6"
+// corruption is a fault of kernels that cut UDP super-packets wrongly on the way to some devices.
+func (l *findings) corruption(f *facts, name string) {
+	if dev := f.box().link(name); dev != nil && dev.uso && corruptsUDP(f.kernel) && dev.kind != "veth" {
+		l.add(Note, name, fmt.Sprintf("ethtool -K %s tx-udp-segmentation off", name),
+			"is left to cut UDP super-packets, and Linux %s spoils the headers of some on the way to some devices (7.0 to 7.1.4, but for distributions that have mended it): if UDP is lost or slow, have the kernel cut them", f.kernel)
 	}
-	return "ip"
+}
+
+// corruptsUDP says whether a kernel is one of those.
+func corruptsUDP(release string) bool {
+	var major, minor, patch int
+	if n, _ := fmt.Sscanf(release, "%d.%d.%d", &major, &minor, &patch); n < 2 {
+		return false
+	}
+	return major == 7 && (minor == 0 || minor == 1 && patch <= 4)
 }

@@ -268,15 +268,18 @@ func ruleText(r netlink.Rule) (text string, plain bool) {
 }
 
 func (s *space) readSysctls() error {
-	paths := []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/tcp_early_demux"}
+	paths := []string{
+		"ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/tcp_early_demux", "ipv4/ip_local_port_range",
+		"netfilter/nf_conntrack_count", "netfilter/nf_conntrack_max",
+	}
 	for _, table := range bridgeTables {
 		paths = append(paths, "bridge/bridge-nf-call-"+table)
 	}
-	for _, name := range []string{"rp_filter", "arp_ignore", "proxy_arp"} {
+	for _, name := range []string{"rp_filter", "arp_ignore", "proxy_arp", "accept_local"} {
 		paths = append(paths, "ipv4/conf/all/"+name)
 	}
 	for _, l := range s.links {
-		for _, name := range []string{"rp_filter", "arp_ignore", "proxy_arp", "forwarding"} {
+		for _, name := range []string{"rp_filter", "arp_ignore", "proxy_arp", "accept_local", "forwarding"} {
 			paths = append(paths, "ipv4/conf/"+l.name+"/"+name)
 		}
 	}

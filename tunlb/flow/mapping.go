@@ -13,6 +13,7 @@ import (
 type Mappings struct {
 	external    [16]byte
 	first, last uint16
+	random      func(n int) int
 	byInside    map[endpoint]*Mapping
 	pools       map[uint8]*pool // by protocol
 }
@@ -39,10 +40,13 @@ type pool struct {
 }
 
 // NewMappings makes an empty set for an external address and the ports from first to last. There are
-// never more mappings than ports.
-func NewMappings(external netip.Addr, first, last uint16) *Mappings {
+// never more mappings than ports. random draws a number below n; nil is nobody's to guess.
+func NewMappings(external netip.Addr, first, last uint16, random func(n int) int) *Mappings {
+	if random == nil {
+		random = rand.IntN
+	}
 	return &Mappings{
-		external: external.As16(), first: first, last: last,
+		external: external.As16(), first: first, last: last, random: random,
 		byInside: map[endpoint]*Mapping{},
 		pools:    map[uint8]*pool{},
 	}
@@ -64,7 +68,7 @@ func (m *Mappings) Acquire(proto uint8, addr [16]byte, port uint16) (*Mapping, e
 		p = &pool{byPort: map[uint16]*Mapping{}}
 		m.pools[proto] = p
 	}
-	external, ok := p.pick(m.first, m.last)
+	external, ok := p.pick(m.first, m.last, m.random)
 	if !ok {
 		return nil, ErrPorts
 	}
@@ -104,11 +108,11 @@ func (mp *Mapping) Release() {
 }
 
 // pick chooses a free port: the next from a random place on (RFC 6056, algorithm 1).
-func (p *pool) pick(first, last uint16) (port uint16, ok bool) {
+func (p *pool) pick(first, last uint16, random func(n int) int) (port uint16, ok bool) {
 	if first > last {
 		return 0, false
 	}
-	start := first + uint16(rand.IntN(int(last-first)+1))
+	start := first + uint16(random(int(last-first)+1))
 	if port, ok = p.next(start, last); ok {
 		return port, true
 	}

@@ -17,7 +17,7 @@ func inside(host uint32) (a [16]byte) {
 }
 
 func TestMappingIsEndpointIndependent(t *testing.T) {
-	m := NewMappings(externalAddr, 1024, 65535)
+	m := NewMappings(externalAddr, 1024, 65535, nil)
 	first, err := m.Acquire(packet.ProtoUDP, inside(10), 5000)
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +51,7 @@ func TestMappingIsEndpointIndependent(t *testing.T) {
 
 // One release too many must not take the port from its next owner.
 func TestSurplusRelease(t *testing.T) {
-	m := NewMappings(externalAddr, 5000, 5000)
+	m := NewMappings(externalAddr, 5000, 5000, nil)
 	first, _ := m.Acquire(packet.ProtoTCP, inside(10), 1)
 	first.Release()
 	second, err := m.Acquire(packet.ProtoTCP, inside(11), 1)
@@ -68,7 +68,7 @@ func TestMappingsAgainstMap(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		first := rapid.Uint16Range(0, 65535).Draw(rt, "first")
 		last := first + min(rapid.Uint16Range(0, 100).Draw(rt, "size"), 65535-first)
-		m := NewMappings(externalAddr, first, last)
+		m := NewMappings(externalAddr, first, last, nil)
 		type key struct{ proto, host uint8 }
 		holds := map[key]int{}
 		ports := map[key]uint16{}

@@ -21,6 +21,7 @@ var (
 type Options struct {
 	Cap      int      // of flows; 0 means DefaultCap, and MaxCap is the most
 	Timeouts Timeouts // see SetTimeouts
+	Seed     uint64   // makes the source ports that are drawn the same in every run; 0 is at random
 	// Gone is called for every flow that the table forgets (Delete, Expire, eviction), as long as the
 	// flow can be read. It must not call the table. May be nil.
 	Gone func(*Flow)
@@ -42,6 +43,7 @@ type Table struct {
 	top      uint32            // the highest ref in use so far
 	len, cap int
 	gone     func(*Flow)
+	seed     uint64
 	stats    Stats
 }
 
@@ -64,6 +66,7 @@ func New(o Options) *Table {
 		index: newIndex(),
 		cap:   min(o.Cap, MaxCap),
 		gone:  o.Gone,
+		seed:  o.Seed,
 	}
 	t.SetTimeouts(o.Timeouts)
 	if t.cap <= 0 {

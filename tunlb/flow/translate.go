@@ -1,6 +1,11 @@
 package flow
 
-import "github.com/tunlb/tunlb/stack/packet"
+import (
+	"encoding/binary"
+	"hash/fnv"
+
+	"github.com/tunlb/tunlb/stack/packet"
+)
 
 // portProbes bounds the search for a source port: at nine ports in ten taken for one server, one
 // search in 700 000 fails.
@@ -20,6 +25,9 @@ func (t *Table) InsertTranslated(outer, inner packet.Tuple, first, last uint16, 
 	// Keyed by the index's seed, the sequence cannot be told from outside (RFC 6056). It is Knuth's
 	// linear congruential one, whose upper bits are good enough to spread ports.
 	random := outerHash
+	if t.seed != 0 {
+		random = t.draw(&outer)
+	}
 	for probe := 0; ; probe++ {
 		answer := inner.Reverse()
 		if free && outer != answer {
@@ -34,6 +42,18 @@ func (t *Table) InsertTranslated(outer, inner packet.Tuple, first, last uint16, 
 		random = random*6364136223846793005 + 1442695040888963407
 		inner.SrcPort, free = portAt(first, last, probe, random), true
 	}
+}
+
+// draw is what the seed makes of a tuple, for runs that are to be repeated: anybody can tell it.
+func (t *Table) draw(tu *packet.Tuple) uint64 {
+	h := fnv.New64a()
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], t.seed)
+	h.Write(b[:])
+	h.Write(tu.Src[:])
+	h.Write(tu.Dst[:])
+	h.Write([]byte{tu.Proto, byte(tu.SrcPort), byte(tu.SrcPort >> 8), byte(tu.DstPort), byte(tu.DstPort >> 8)})
+	return h.Sum64()
 }
 
 // portAt is the port to probe. A range that is small enough is gone through one by one, so that

@@ -22,6 +22,7 @@ const (
 // Checker probes its targets and reports how that went. There is at most one probe of a target at a time,
 // and none waits for that of another. Safe for concurrent use; Close it in the end.
 type Checker struct {
+	clock   Clock
 	report  func(Result)
 	workers sync.WaitGroup
 
@@ -41,8 +42,11 @@ type worker struct {
 // New makes a Checker without targets. It calls report after every probe: for a target one call after the
 // other, for several at once. A report should not take long, must not call Close, and may call Set. One that
 // has begun as Set drops its target goes on: whoever gets it finds that it does not know the key.
-func New(report func(Result)) *Checker {
-	return &Checker{report: report, byKey: map[Key]*worker{}}
+func New(report func(Result)) *Checker { return NewOn(realTime{}, report) }
+
+// NewOn is New for another time than the real one: the intervals and timeouts of all probes but exec's programs are of it.
+func NewOn(clock Clock, report func(Result)) *Checker {
+	return &Checker{clock: clock, report: report, byKey: map[Key]*worker{}}
 }
 
 // Set replaces the targets. Those that stay as they were go on undisturbed. Probes of those that are gone or
@@ -113,24 +117,18 @@ func (c *Checker) run(w *worker, before <-chan struct{}, first time.Duration) {
 		<-before
 	}
 	probe := newProbe(&w.target)
+	probe.clock = c.clock
 	interval := max(w.target.Health.Interval, minInterval)
-	timer := time.NewTimer(first)
-	defer timer.Stop()
-	for {
-		select {
-		case <-w.ctx.Done():
-			return
-		case <-timer.C:
-		}
-		begin := time.Now()
+	for wait := first; pause(w.ctx, c.clock, wait); {
+		begin := c.clock.Now()
 		cause := probe.run(w.ctx)
 		if w.ctx.Err() != nil {
 			return
 		}
-		end := time.Now()
+		end := c.clock.Now()
 		c.report(Result{Key: w.target.Key, OK: cause == "", Cause: cause, Took: end.Sub(begin), At: end})
 		next := time.Duration(float64(interval) * (1 - jitter + 2*jitter*rand.Float64()))
-		timer.Reset(max(0, next-time.Since(begin)))
+		wait = max(0, next-c.clock.Now().Sub(begin))
 	}
 }
 

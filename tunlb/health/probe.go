@@ -21,6 +21,7 @@ import (
 type probe struct {
 	check   func(ctx context.Context) error // returns soon after ctx ends
 	timeout time.Duration
+	clock   Clock
 }
 
 func newProbe(t *Target) probe {
@@ -28,7 +29,7 @@ func newProbe(t *Target) probe {
 	if err != nil {
 		check = func(context.Context) error { return err }
 	}
-	return probe{check, t.Health.Timeout}
+	return probe{check, t.Health.Timeout, realTime{}}
 }
 
 func compile(t *Target) (func(context.Context) error, error) {
@@ -63,7 +64,7 @@ func compilePattern(s string) (*regexp.Regexp, error) {
 
 // run probes once, and returns the cause of failure, or "".
 func (p probe) run(ctx context.Context) string {
-	ctx, cancel := context.WithTimeoutCause(ctx, p.timeout, silence(p.timeout))
+	ctx, cancel := p.clock.WithTimeout(ctx, p.timeout, silence(p.timeout))
 	defer cancel()
 	if err := p.check(ctx); err != nil {
 		return clean(err.Error())

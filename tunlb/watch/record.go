@@ -29,7 +29,7 @@ type Record struct {
 	Reply    bool           `json:"reply,omitempty"`    // from the server to the client
 
 	// Valid iff Flow is not 0.
-	Flow       uint32         `json:"flow,omitempty"`   // number of the flow's place in the table, which a later flow may have again
+	Flow       uint32         `json:"flow,omitempty"`   // a hash of Protocol, Client and VIP, for short
 	Opened     bool           `json:"opened,omitempty"` // by this packet
 	State      string         `json:"state,omitempty"`  // after it
 	Mode       string         `json:"mode,omitempty"`
@@ -40,6 +40,8 @@ type Record struct {
 
 	// Why is how the server was picked: nil unless Opened, the subscription asks for it, and fewer than 1000 a second do.
 	Why *policy.Explanation `json:"why,omitempty"`
+
+	spare Frame // In's buffer
 }
 
 // Frame is a frame at a port.
@@ -48,4 +50,48 @@ type Frame struct {
 	Ethernet bool   `json:"ethernet,omitempty"` // Data is vnet header (10) | Ethernet (14) | packet; else vnet header | packet
 	Length   int    `json:"length"`             // of the whole frame but for the vnet header
 	Data     []byte `json:"data"`               // the vnet header and what the subscription's Snap leaves of the frame
+}
+
+const vnetLen = 10 // the virtio_net_hdr in front of every frame
+
+// Reset empties the record and keeps its buffers.
+func (r *Record) Reset() {
+	*r = Record{spare: r.spare, Out: r.Out[:0]}
+}
+
+// SetIn notes the frame as it came. At most snap bytes behind the vnet header are copied.
+func (r *Record) SetIn(port string, ethernet bool, frame []byte, snap int) {
+	r.In = &r.spare
+	r.In.set(port, ethernet, frame, snap)
+}
+
+// AddOut notes a frame as it leaves. At most snap bytes behind the vnet header are copied.
+func (r *Record) AddOut(port string, ethernet bool, frame []byte, snap int) {
+	if n := len(r.Out); n < cap(r.Out) {
+		r.Out = r.Out[:n+1] // its buffer is used again
+	} else {
+		r.Out = append(r.Out, Frame{})
+	}
+	r.Out[len(r.Out)-1].set(port, ethernet, frame, snap)
+}
+
+func (f *Frame) set(port string, ethernet bool, frame []byte, snap int) {
+	f.Port, f.Ethernet, f.Length = port, ethernet, len(frame)-vnetLen
+	f.Data = append(f.Data[:0], frame[:min(len(frame), vnetLen+snap)]...)
+}
+
+// copy makes r a copy of from that shares nothing with it but what never changes.
+func (r *Record) copy(from *Record, snap int) {
+	spare, out := r.spare, r.Out[:0]
+	*r = *from
+	r.spare, r.Out, r.In = spare, out, nil
+	if from.In != nil {
+		r.SetIn(from.In.Port, from.In.Ethernet, from.In.Data, snap)
+		r.In.Length = from.In.Length
+	}
+	for i := range from.Out {
+		f := &from.Out[i]
+		r.AddOut(f.Port, f.Ethernet, f.Data, snap)
+		r.Out[i].Length = f.Length
+	}
 }

@@ -61,7 +61,7 @@ func (s *Subscription) Offer(r *Record) {
 	}
 	select {
 	case slot := <-s.free:
-		slot.set(r, s.opts.Snap)
+		slot.copy(r, s.opts.Snap)
 		s.full <- slot // has room for all slots
 	default:
 		s.lost.Add(1)
@@ -99,33 +99,3 @@ func (s *Subscription) Close() {
 		}
 	})
 }
-
-// set makes slot a copy of r that shares nothing with it but what never changes, and cuts its frames.
-func (slot *Record) set(r *Record, snap int) {
-	in, out := slot.In, slot.Out
-	*slot = *r
-	slot.In, slot.Out = nil, out[:0]
-	if r.In != nil {
-		if in == nil {
-			in = &Frame{}
-		}
-		in.set(r.In, snap)
-		slot.In = in
-	}
-	for i := range r.Out {
-		if len(slot.Out) < cap(slot.Out) {
-			slot.Out = slot.Out[:len(slot.Out)+1] // its buffer is used again
-		} else {
-			slot.Out = append(slot.Out, Frame{})
-		}
-		slot.Out[i].set(&r.Out[i], snap)
-	}
-}
-
-func (f *Frame) set(g *Frame, snap int) {
-	data := append(f.Data[:0], g.Data[:min(len(g.Data), vnetLen+snap)]...)
-	*f = *g
-	f.Data = data
-}
-
-const vnetLen = 10 // the virtio_net_hdr in front of every frame

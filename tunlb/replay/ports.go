@@ -1,0 +1,97 @@
+package replay
+
+import (
+	"os"
+	"slices"
+
+	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/stack/neigh"
+	"github.com/tunlb/tunlb/stack/packet"
+	"github.com/tunlb/tunlb/stack/port"
+	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/config"
+)
+
+// memory is a port that only the engine's steps feed. What is written to it, whoever watches has seen.
+type memory struct {
+	name string
+	link packet.Link
+	mtu  int
+}
+
+var _ port.Port = (*memory)(nil)
+
+func (m *memory) Name() string             { return m.name }
+func (m *memory) Link() packet.Link        { return m.link }
+func (m *memory) MTU() int                 { return m.mtu }
+func (m *memory) Read([]byte) (int, error) { return 0, os.ErrClosed }
+func (m *memory) Write([]byte) error       { return nil }
+func (m *memory) Close() error             { return nil }
+
+// attachments are the ports of a configuration, in memory. mac is tunlb's own on all segments.
+func attachments(cfg *config.Config, mac packet.MAC) (out []tunlb.Attachment) {
+	for i := range cfg.Ports {
+		p := &cfg.Ports[i]
+		dev := &memory{name: p.Name, mtu: p.MTU}
+		if dev.mtu == 0 { // the interface's own, which nobody knows here
+			dev.mtu = config.DefaultMTU
+		}
+		a := tunlb.Attachment{Port: dev, NetNS: p.NetNS, Own: p.Router, Routes: p.Routes}
+		for _, prefix := range slices.Concat(p.Addresses, p.Own) {
+			a.Subnets = append(a.Subnets, prefix.Masked())
+		}
+		if !p.Ethernet() {
+			a.Kernel = p.NetNS == ""
+			out = append(out, a)
+			continue
+		}
+		dev.link, a.MAC = packet.LinkEthernet, mac
+		a.Side = map[string]neigh.Side{config.Clients: neigh.Clients, config.Servers: neigh.Servers}[p.Side]
+		for _, prefix := range p.Own {
+			a.Own = append(a.Own, prefix.Addr())
+		}
+		for _, r := range p.Via {
+			a.Via = append(a.Via, tunlb.Via{Prefix: r.Prefix, Router: r.Via})
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// box is what the kernel of the box would have said of itself: the addresses of its ends of the TUNs.
+func box(cfg *config.Config) (b tunlb.Box) {
+	for i := range cfg.Ports {
+		if p := &cfg.Ports[i]; p.NetNS == "" {
+			for _, prefix := range p.Addresses {
+				b.Local = append(b.Local, prefix.Addr())
+			}
+		}
+	}
+	return b
+}
+
+// engineConfig is the configuration as the engine takes it. Nobody checks the servers here, so that they are up.
+func engineConfig(cfg *config.Config) tunlb.Config {
+	out := tunlb.Config{Services: slices.Clone(cfg.Services), Timeouts: cfg.Timeouts}
+	for i := range out.Services {
+		out.Services[i].Health = policy.Health{}
+	}
+	for _, g := range cfg.Gateways {
+		out.Gateways = append(out.Gateways, tunlb.Gateway(g))
+	}
+	return out
+}
+
+// direct is the way of directly routed servers by the box's own interfaces: every one is there, at a MAC made up of
+// its address.
+type direct struct{}
+
+func (direct) Way(server [16]byte) (tunlb.Way, bool) {
+	mac := packet.MAC{0x02, 0, server[12], server[13], server[14], server[15]}
+	return tunlb.Way{Link: 1, MTU: config.DefaultMTU, Source: ownMAC(), MAC: mac}, true
+}
+
+func (direct) Write([]byte, int) error { return nil }
+
+// ownMAC is tunlb's where neither the file nor the configuration has one.
+func ownMAC() packet.MAC { return packet.MAC{0x02, 't', 'u', 'n', 'l', 'b'} }
