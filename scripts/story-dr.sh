@@ -10,6 +10,7 @@
 #   make build && scripts/story-dr.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH="${TUNLB_BIN:-$PWD/bin}:$PATH" # where make build puts tunlb
 
 say() { printf '\n# %s\n' "$*"; }
 run() {
@@ -72,10 +73,10 @@ services:
     servers: [{name: rs1, address: 203.0.113.10}, {name: rs2, address: 203.0.113.11}]
 CONFIG
 run cat "$state/dr.yaml"
-printf '$ ip netns exec lb bin/tunlb run -f dr.yaml &\n'
-ip netns exec lb bin/tunlb run -f "$state/dr.yaml" 2>"$state/log" &
+printf '$ ip netns exec lb tunlb run -f dr.yaml &\n'
+ip netns exec lb tunlb run -f "$state/dr.yaml" 2>"$state/log" &
 pids+=($!)
-until ip netns exec lb bin/tunlb status >/dev/null 2>&1; do kill -0 "${pids[-1]}"; done
+until ip netns exec lb tunlb status >/dev/null 2>&1; do kill -0 "${pids[-1]}"; done
 
 say "The client asks for the VIP and hears tunlb's MAC. Both servers answer, and their answers don't pass tunlb."
 get 4
@@ -95,8 +96,8 @@ run ip -n client neigh show 203.0.113.22
 get 4
 
 say "The doctor has heard both, and knows what to do."
-printf '$ ip netns exec lb bin/tunlb doctor\n'
-ip netns exec lb bin/tunlb doctor >"$state/doctor" || true
+printf '$ ip netns exec lb tunlb doctor\n'
+ip netns exec lb tunlb doctor >"$state/doctor" || true
 cat "$state/doctor"
 grep -q arp_ignore=1 "$state/doctor"
 

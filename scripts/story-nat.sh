@@ -5,6 +5,7 @@
 #   make build && scripts/story-nat.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH="${TUNLB_BIN:-$PWD/bin}:$PATH" # where make build puts tunlb
 
 say() { printf '\n# %s\n' "$*"; }
 run() {
@@ -38,10 +39,10 @@ services:
       - {name: rs3, address: 192.168.0.12:8080}
 CONFIG
 run cat "$config"
-printf '$ ip netns exec lb bin/tunlb run -f %s &\n' "$config"
-ip netns exec lb bin/tunlb run -f "$config" &
+printf '$ ip netns exec lb tunlb run -f %s &\n' "$config"
+ip netns exec lb tunlb run -f "$config" &
 tunlb=$!
-until ip netns exec lb bin/tunlb status >/dev/null 2>&1; do kill -0 "$tunlb"; done
+until ip netns exec lb tunlb status >/dev/null 2>&1; do kill -0 "$tunlb"; done
 
 say "tunlb has made a TUN device, and these rules lead to it what is the service's. All else lb routes as before."
 run ip -n lb rule
@@ -53,13 +54,13 @@ get 8
 [ "$(get 8 | awk '$2 == "rs1" { print $1 }')" = 4 ]
 
 say "Which server is next, and why? Asking changes nothing."
-run ip netns exec lb bin/tunlb explain --client 198.51.100.7:40000 --vip 203.0.113.22:80
+run ip netns exec lb tunlb explain --client 198.51.100.7:40000 --vip 203.0.113.22:80
 
 say "rs1 is to be rebooted: it gets nothing new, and its connections go on to their end."
-run ip netns exec lb bin/tunlb drain rs1
+run ip netns exec lb tunlb drain rs1
 get 8
 ! get 8 | grep -q rs1
-run ip netns exec lb bin/tunlb undrain rs1
+run ip netns exec lb tunlb undrain rs1
 
 say "Ctrl-C takes tunlb away, and with it the device and every rule."
 kill -INT "$tunlb" && wait "$tunlb"

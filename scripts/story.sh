@@ -59,6 +59,7 @@ up() {
 		mkdir "$state/rs$i" && echo "rs$i" >"$state/rs$i/index.html"
 		ip netns exec "rs$i" python3 -m http.server --directory "$state/rs$i" --bind :: 8080 >/dev/null 2>&1 &
 		echo $! >"$state/rs$i.pid"
+		until ip netns exec "rs$i" bash -c '</dev/tcp/127.0.0.1/8080' 2>/dev/null; do ip netns pids "rs$i" | grep -q .; done
 	done
 	echo "ready: ip netns exec lb bin/tunlb run -f FILE, then ip netns exec client curl http://203.0.113.22/"
 }
