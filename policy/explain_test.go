@@ -183,14 +183,17 @@ func testExplain(t *rapid.T, scheduler string) {
 		}
 	}
 	connect := func(t *rapid.T) {
-		for range rapid.IntRange(1, 8).Draw(t, "connections") {
-			c, before := asked.draw(t, r), asked.state()
+		before := asked.state()
+		for i := range rapid.IntRange(1, 8).Draw(t, "connections") {
+			c := asked.draw(t, r)
 			var x Explanation
 			for range rapid.IntRange(1, 3).Draw(t, "questions") {
 				x = asked.roster.Explain(asked.table, asked.service(), c)
 			}
-			if after := asked.state(); after != before {
-				t.Fatalf("asking has changed something:\n%s\nto:\n%s", before, after)
+			if i == 0 { // it takes too long to look every time
+				if after := asked.state(); after != before {
+					t.Fatalf("asking has changed something:\n%s\nto:\n%s", before, after)
+				}
 			}
 			checkExplanation(t, asked, &x)
 			active := rapid.Bool().Draw(t, "active")

@@ -128,8 +128,12 @@ func explain(roster *policy.Roster, table *policy.Table, client policy.Client, q
 	if len(q.Without) > 0 || len(q.Weights) > 0 {
 		before := x.Explanation
 		x.Before = &before
-		if x.Explanation, err = roster.WhatIf(table, svc, client, q.Without, q.Weights); err != nil {
+		x.Explanation, err = roster.WhatIf(table, svc, client, q.Without, q.Weights)
+		switch {
+		case errors.Is(err, ErrNoServer):
 			return x, nil, err
+		case err != nil: // a weight out of range, say
+			return x, nil, fmt.Errorf("%w: %w", ErrQuestion, err)
 		}
 	}
 	if spec := serverNamed(svc, x.Server); spec != nil {

@@ -24,26 +24,28 @@ const demoTime = 10 * time.Second
 func demoCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "demo",
-		Usage: "show a network at work, in namespaces that are gone afterwards",
+		Usage: "show a network at work, in namespaces that are gone afterwards, or simulated where there are none",
 		Subcommands: []*cli.Command{
-			{Name: "nat", Usage: "the load balancer as the servers' gateway, translating both ways", Action: play((*demo).nat)},
-			{Name: "dr", Usage: "the load balancer beside the servers, which answer the clients past it", Action: play((*demo).dr)},
+			{Name: "nat", Usage: "the load balancer as the servers' gateway, translating both ways", Action: play((*demo).nat, "nat")},
+			{Name: "dr", Usage: "the load balancer beside the servers, which answer the clients past it", Action: play((*demo).dr, "dr-inline")},
 		},
 		Action: func(c *cli.Context) error { return usagef("which demo? tunlb demo nat, or tunlb demo dr") },
 	}
 }
 
 // play runs a demo in namespaces of its own, by running this program again there. All that the demo makes
-// hangs on that process, so nothing is left however it ends.
-func play(act func(*demo) error) cli.ActionFunc {
+// hangs on that process, so nothing is left however it ends. On a machine that cannot, the lab instead is simulated.
+func play(act func(*demo) error, instead string) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if err := noArgs(c); err != nil {
 			return err
 		}
 		if err := netns.CheckTUN(); err != nil {
-			return err
+			return playSimulated(c, instead, err)
 		}
 		switch code, ran, err := netns.Enter(); {
+		case err != nil && !ran:
+			return playSimulated(c, instead, err)
 		case err != nil:
 			return err
 		case ran && code != 0:

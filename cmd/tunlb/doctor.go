@@ -17,7 +17,7 @@ func doctorCommand() *cli.Command {
 		Usage: "find what is wrong with a setup, and how to mend it; changes nothing",
 		Description: "Looks at the configuration, the running daemon and this machine's kernel. Without -f it takes the\n" +
 			"daemon's own file; with -f it works before the first start, too. The only packets that it sends are\n" +
-			"one TCP connection, closed at once, to each server of a nat service.",
+			"one TCP connection, closed at once, to each server of a nat service and to the endpoint of metrics.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "configuration `FILE`, instead of the running daemon's"},
 			socketFlag(), outputFlag(),

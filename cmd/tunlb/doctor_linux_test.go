@@ -127,7 +127,7 @@ func TestDoctorText(t *testing.T) {
 		s.run("lb", "sysctl", "-w", "net.ipv4.conf.tunlb0.rp_filter=1")
 		stdout, _, code := s.tunlb("doctor")
 		if code != exitFailed || !strings.Contains(stdout, "\n      fix: sysctl -w net.ipv4.conf.tunlb0.rp_filter=2\n") ||
-			!strings.Contains(stdout, "\nfail  rp_filter     tunlb0 ") || !strings.Contains(stdout, "\n1 failed, 0 warnings") || strings.Contains(stdout, "\x1b") {
+			!strings.Contains(stdout, "\nfail  rp_filter   tunlb0 ") || !strings.Contains(stdout, "\n1 failed, 0 warnings") || strings.Contains(stdout, "\x1b") {
 			return fmt.Errorf("exit %d\n%s", code, stdout)
 		}
 		return nil

@@ -152,16 +152,18 @@ func vipAddress(s string) (at netip.AddrPort, protocol string, err error) {
 
 // showExplanation answers which and why, and then lists the candidates. file is the one that was asked, or "".
 func showExplanation(w io.Writer, q tunlb.Question, x tunlb.Explanation, file string) error {
-	fmt.Fprintf(w, "%s -> %s/%s: %s\n", askedBy(q.Client), q.VIP, q.Protocol, outcomeOf(&x))
+	fmt.Fprintf(w, "%s -> %s/%s: %s\n", askedBy(q.Client), q.VIP, q.Protocol, outcomeOf(q, &x))
 	facts := newTable(w, "service", fmt.Sprintf("%s, scheduler %s%s", x.Service, x.Scheduler, modeText(&x)))
 	if x.Flow != nil {
-		facts.row("exists", fmt.Sprintf("%s for another %s, %s in, %s out", x.Flow.State, clock(x.Flow.Expires), size(x.Flow.InBytes), size(x.Flow.OutBytes)))
-		facts.row("a new one", pickText(&x.Explanation))
+		facts.row("exists", fmt.Sprintf("a connection to %s, %s for another %s, %s in, %s out", flowText(x.Flow), x.Flow.State, clock(x.Flow.Expires), size(x.Flow.InBytes), size(x.Flow.OutBytes)))
 	}
-	if x.Before != nil {
-		facts.row("as it is", pickText(x.Before)+": "+x.Before.Why)
-		facts.row(supposition(q), pickText(&x.Explanation)+": "+x.Why)
-	} else {
+	switch {
+	case x.Before != nil:
+		facts.row("as it is", x.Before.Why)
+		facts.row("then", x.Why)
+	case x.Flow != nil:
+		facts.row("a new one", fmt.Sprintf("would get %s: %s", pickText(&x.Explanation), x.Why))
+	default:
 		facts.row("why", x.Why)
 	}
 	if x.State != "" {
@@ -195,11 +197,20 @@ func askedBy(client netip.AddrPort) string {
 }
 
 // outcomeOf is what becomes of the client's packet.
-func outcomeOf(x *tunlb.Explanation) string {
-	if x.Flow != nil {
-		return fmt.Sprintf("%s (%s), by the connection that there is", cmp.Or(x.Flow.ServerName, "server"), x.Flow.Server)
+func outcomeOf(q tunlb.Question, x *tunlb.Explanation) string {
+	switch {
+	case x.Before != nil && x.Before.Address == x.Address:
+		return fmt.Sprintf("%s, as it is and %s", pickText(&x.Explanation), supposition(q))
+	case x.Before != nil:
+		return fmt.Sprintf("%s; %s: %s", pickText(x.Before), supposition(q), pickText(&x.Explanation))
+	case x.Flow != nil:
+		return flowText(x.Flow) + ", by the connection that there is"
 	}
 	return pickText(&x.Explanation)
+}
+
+func flowText(c *tunlb.Conn) string {
+	return fmt.Sprintf("%s (%s)", cmp.Or(c.ServerName, "its server"), c.Server)
 }
 
 func pickText(x *policy.Explanation) string {
@@ -220,12 +231,12 @@ func modeText(x *tunlb.Explanation) string {
 func supposition(q tunlb.Question) string {
 	var parts []string
 	for _, server := range slices.Sorted(maps.Keys(q.Weights)) {
-		parts = append(parts, fmt.Sprintf("%s=%d", server, q.Weights[server]))
+		parts = append(parts, fmt.Sprintf("with %s=%d", server, q.Weights[server]))
 	}
 	if len(q.Without) > 0 {
 		parts = append(parts, "without "+strings.Join(q.Without, ", "))
 	}
-	return strings.Join(parts, ", ")
+	return strings.Join(parts, " and ")
 }
 
 func showCandidates(w io.Writer, x *tunlb.Explanation) error {

@@ -64,10 +64,14 @@ func loadLab(c *cli.Context, path string) (*scenario.File, error) {
 	if err != nil {
 		return nil, showConfigErrors(c, err)
 	}
+	warn(c, f)
+	return f, nil
+}
+
+func warn(c *cli.Context, f *scenario.File) {
 	for _, w := range f.Warnings {
 		fmt.Fprintln(c.App.ErrWriter, w)
 	}
-	return f, nil
 }
 
 // chooseDriver settles what --driver asks for, and says why. The error is a *netns.Unsupported if this machine cannot.

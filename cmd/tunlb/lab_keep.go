@@ -65,6 +65,12 @@ func keep(c *cli.Context) error {
 			cancel()
 		}()
 	}
+	if c.String("driver") == driverSim {
+		// Its director's socket is a file: there it goes with the place, however we end.
+		if err := os.Setenv("TMPDIR", place.Dir); err != nil {
+			return notReady(err)
+		}
+	}
 	lab, err := makeDriver(c.String("driver"), os.Stderr).Up(ctx, f)
 	if err != nil {
 		return notReady(err)

@@ -37,13 +37,13 @@ func labRunCommand() *cli.Command {
 			}
 			var files []*scenario.File
 			for _, path := range c.Args().Slice() {
-				f, err := loadLab(c, path)
+				f, err := scenario.Load(path)
 				if err != nil {
-					return err
+					return showConfigErrors(c, err)
 				}
 				files = append(files, f)
 			}
-			drivers, notes, cannot, err := runDrivers(c)
+			drivers, note, cannot, err := runDrivers(c)
 			if err != nil {
 				return err
 			}
@@ -57,7 +57,11 @@ func labRunCommand() *cli.Command {
 					return nil
 				}
 			}
-			for _, note := range notes { // once, and not on both sides of Enter
+			// Once, and not on both sides of Enter.
+			for _, f := range files {
+				warn(c, f)
+			}
+			if note != "" {
 				fmt.Fprintln(c.App.ErrWriter, note)
 			}
 			if err := runLabs(c, files, drivers); err != nil {
@@ -69,22 +73,23 @@ func labRunCommand() *cli.Command {
 }
 
 // runDrivers settles the drivers. With both, cannot says why one of them is left out.
-func runDrivers(c *cli.Context) (drivers, notes []string, cannot, err error) {
+func runDrivers(c *cli.Context) (drivers []string, note string, cannot, err error) {
 	asked := c.String("driver")
-	if asked == driverBoth {
-		var unsupported *netns.Unsupported
-		if err := checkNetNS(c.Context); errors.As(err, &unsupported) {
-			return []string{driverSim}, []string{fmt.Sprintf("driver sim only: this machine gives no namespaces with TUN: %v", err)}, err, nil
-		} else if err != nil {
-			return nil, nil, nil, err
+	if asked != driverBoth {
+		driver, why, err := chooseDriver(c.Context, asked)
+		if asked == driverAuto {
+			note = fmt.Sprintf("driver %s: %s", driver, why)
 		}
-		return []string{driverNetNS, driverSim}, nil, nil, nil
+		return []string{driver}, note, nil, err
 	}
-	driver, why, err := chooseDriver(c.Context, asked)
-	if asked == driverAuto {
-		notes = []string{fmt.Sprintf("driver %s: %s", driver, why)}
+	var unsupported *netns.Unsupported
+	switch err := checkNetNS(c.Context); {
+	case errors.As(err, &unsupported):
+		return []string{driverSim}, "", fmt.Errorf("the driver netns was left out: %w", err), nil
+	case err != nil:
+		return nil, "", nil, err
 	}
-	return []string{driver}, notes, nil, err
+	return []string{driverNetNS, driverSim}, "", nil, nil
 }
 
 // runLabs runs each lab by each driver.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -60,26 +61,61 @@ func runReplay(c *cli.Context) error {
 		File: c.Args().First(), Config: cfg, Seed: c.Uint64("seed"),
 		Header: capture.Header{Application: capture.Application + version()}, // and not the machine: the bytes are the same everywhere
 	}
-	told, finish := c.App.Writer, func() error { return nil }
-	if write != "" {
-		var file io.WriteCloser = keepOpen{c.App.Writer}
-		if write == "-" {
-			told = c.App.ErrWriter
-		} else if file, err = createPrivate(write); err != nil {
-			return err
-		}
-		out := bufio.NewWriterSize(file, 1<<16)
-		finish = func() error { return errors.Join(out.Flush(), file.Close()) }
+	told, out := c.App.Writer, &lateFile{path: write, not: o.File}
+	switch write {
+	case "":
+	case "-":
+		told, out.file = c.App.ErrWriter, keepOpen{c.App.Writer}
+		fallthrough
+	default:
 		o.Out = out
 	}
 	sum, err := replay.Run(c.Context, o)
-	if err := errors.Join(err, finish()); err != nil {
+	if err := errors.Join(err, out.close()); err != nil {
 		return err
 	}
 	if format == "json" {
 		return writeJSON(told, sum)
 	}
 	return showReplay(told, sum)
+}
+
+// lateFile is a file that is made when there is something to write: a replay that can't begin empties none.
+type lateFile struct {
+	path string
+	not  string // the file that is read
+	file io.WriteCloser
+	out  *bufio.Writer
+}
+
+func (l *lateFile) Write(b []byte) (int, error) {
+	if l.out == nil {
+		if err := l.create(); err != nil {
+			return 0, err
+		}
+	}
+	return l.out.Write(b)
+}
+
+func (l *lateFile) create() (err error) {
+	if l.file == nil {
+		read, _ := os.Stat(l.not) // it has been read, and what is not there yet is another
+		if there, err := os.Stat(l.path); err == nil && os.SameFile(read, there) {
+			return usagef("-w %s: that is the capture which is replayed; name another file", l.path)
+		}
+		if l.file, err = createPrivate(l.path); err != nil {
+			return err
+		}
+	}
+	l.out = bufio.NewWriterSize(l.file, 1<<16)
+	return nil
+}
+
+func (l *lateFile) close() error {
+	if l.out == nil {
+		return nil
+	}
+	return errors.Join(l.out.Flush(), l.file.Close())
 }
 
 // showReplay is the summary for people.

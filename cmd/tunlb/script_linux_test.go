@@ -32,6 +32,7 @@ func TestScripts(t *testing.T) {
 			dir := t.TempDir() // short: a socket's path is bounded
 			socket := filepath.Join(dir, "s")
 			env.Setenv("TUNLB_SOCKET", socket)
+			env.Setenv("XDG_RUNTIME_DIR", dir) // of labs
 			l, err := control.Listen(socket, 0o600, control.Allow{})
 			if err != nil {
 				return err
@@ -44,6 +45,7 @@ func TestScripts(t *testing.T) {
 				if err := <-ended; err != nil {
 					t.Error(err)
 				}
+				downAllIn(t, dir)
 			})
 			return nil
 		},
@@ -62,7 +64,7 @@ func TestScripts(t *testing.T) {
 				cmd := exec.Command(self, args...)
 				cmd.Dir = ts.MkAbs(".")
 				cmd.Args[0] = program
-				cmd.Env = append(os.Environ(), asProgram+"=1", "TUNLB_SOCKET="+ts.Getenv("TUNLB_SOCKET"), raceOptions)
+				cmd.Env = append(os.Environ(), asProgram+"=1", "TUNLB_SOCKET="+ts.Getenv("TUNLB_SOCKET"), "XDG_RUNTIME_DIR="+ts.Getenv("XDG_RUNTIME_DIR"), raceOptions)
 				cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(ts.ReadFile("stdin")), ts.Stdout(), ts.Stderr()
 				if err := cmd.Run(); cmd.ProcessState == nil {
 					ts.Fatalf("%v", err)
@@ -212,4 +214,9 @@ type brokenPipe struct{}
 
 func (brokenPipe) Write([]byte) (int, error) { return 0, fmt.Errorf("broken pipe") }
 
-func (a *actor) Explain(tunlb.Question) (tunlb.Explanation, error) { return tunlb.Explanation{}, nil }
+func (a *actor) Explain(q tunlb.Question) (tunlb.Explanation, error) {
+	return tunlb.ExplainConfig([]policy.Spec{{
+		Name: "web", Listen: policy.On(netip.MustParseAddrPort("203.0.113.22:80"), policy.TCP),
+		Servers: []policy.ServerSpec{{Name: "rs1", Address: netip.MustParseAddrPort("192.168.0.10:8080"), Weight: 2}},
+	}}, q)
+}

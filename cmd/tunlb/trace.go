@@ -21,8 +21,10 @@ import (
 const (
 	// defaultPackets is how many a trace shows that nobody has told when to end.
 	defaultPackets = 10
-	// holdAnswer is how long a packet waits to be shown beside its answer.
+	// holdAnswer is how much later an answer may come to be shown beside its request, on the daemon's clock; traceQuiet is how long
+	// nothing has to come here until what waits is shown without. People don't notice, and a busy machine does not tear pairs.
 	holdAnswer = 5 * time.Millisecond
+	traceQuiet = 100 * time.Millisecond
 )
 
 func traceCommand() *cli.Command {
@@ -214,8 +216,8 @@ func readTrace(ctx context.Context, stream *control.TraceStream, lines chan<- co
 
 // showTrace shows packets until there are limit, or no more come.
 func showTrace(lines <-chan control.TraceLine, limit int, show shown) (seen int, lost uint64, err error) {
-	quiet := time.NewTimer(holdAnswer)
-	defer quiet.Stop()
+	pause := time.NewTimer(traceQuiet)
+	defer pause.Stop()
 	for limit == 0 || seen < limit {
 		select {
 		case line, ok := <-lines:
@@ -226,8 +228,8 @@ func showTrace(lines <-chan control.TraceLine, limit int, show shown) (seen int,
 			if err := show.packet(trace.Of(&line.Record, line.Lost)); err != nil {
 				return seen, lost, err
 			}
-			quiet.Reset(holdAnswer)
-		case <-quiet.C:
+			pause.Reset(traceQuiet)
+		case <-pause.C:
 			if err := show.pause(); err != nil {
 				return seen, lost, err
 			}

@@ -65,7 +65,7 @@ func TestTrace(t *testing.T) {
 		_, server := s.get("client", "http://"+hostPort(labnet.VIP, 80)+"/")
 
 		shown := text.wait()
-		for _, want := range []string{"──▶ SYN seq", "│ ◀── #", "SYN ACK seq", "flow   opened: web (rr) -> " + server + " 192.168.0.10:8080, nat; SYN_RECV", "│   flow   hit: web",
+		for _, want := range []string{"──▶ SYN seq", "│ ◀── #", "SYN ACK seq", "flow   opened: web (rr) -> " + server + " 192.168.0.10:8080, nat; SYN_RECV", "│ flow   hit: web",
 			"203.0.113.22:80 -> 192.168.0.10:8080", "192.168.0.10:8080 -> 203.0.113.22:80", "* rs1", "rs2", "rs3", "ip checksum", "delta 0x"} {
 			if !strings.Contains(shown, want) {
 				t.Errorf("no %q in:\n%s", want, shown)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tunlb/tunlb/labnet/netns"
+	"github.com/tunlb/tunlb/tunlb/control"
 )
 
 // socket is abstract: it is seen in the director's namespace only and goes with it.
@@ -40,13 +41,15 @@ func (l *lab) startDaemon(ctx context.Context, log io.Writer) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start tunlb on %s: %w", d.Name, err)
 	}
-	l.daemon = &daemon{cmd: cmd, ended: make(chan struct{})}
-	go l.daemon.wait() // ends with the process, which ends with the lab
-	if err := l.await(ctx); err != nil {
+	daemon := &daemon{cmd: cmd, ended: make(chan struct{})}
+	go daemon.wait() // ends with the process, which ends with the lab
+	if err := daemon.await(ctx, l.Control()); err != nil {
+		_ = cmd.Close() // what it has ended with is in err
 		// Its messages name the file as it does.
 		said := strings.ReplaceAll(tail.String(), "/dev/stdin", l.file.Name)
 		return fmt.Errorf("tunlb on %s: %w\n%s", d.Name, err, strings.TrimSpace(said))
 	}
+	l.daemon = daemon
 	return nil
 }
 
@@ -56,17 +59,17 @@ func (d *daemon) wait() {
 }
 
 // await polls until the director answers or has ended.
-func (l *lab) await(ctx context.Context) error {
+func (d *daemon) await(ctx context.Context, asked *control.Client) error {
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
-	for asked := l.Control(); ; {
+	for {
 		if _, err := asked.Status(ctx); err == nil {
 			return nil
 		}
 		select {
 		case <-poll.C:
-		case <-l.daemon.ended:
-			return errors.Join(errors.New("ended before it was ready"), l.daemon.err)
+		case <-d.ended:
+			return errors.Join(errors.New("ended before it was ready"), d.err)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

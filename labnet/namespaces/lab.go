@@ -38,6 +38,18 @@ func (d Driver) Up(ctx context.Context, f *scenario.File) (scenario.Lab, error) 
 	if err := netns.CheckTUN(); err != nil {
 		return nil, err
 	}
+	l, err := open(f)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.startDaemon(ctx, cmp.Or(d.Log, io.Discard)); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// open makes all but the director's tunlb.
+func open(f *scenario.File) (*lab, error) {
 	topology, links := plan(f)
 	network, err := labnet.Open(topology)
 	if err != nil {
@@ -45,11 +57,7 @@ func (d Driver) Up(ctx context.Context, f *scenario.File) (scenario.Lab, error) 
 	}
 	l := &lab{file: f, net: network, links: links, began: time.Now(), warden: &warden{}, relays: make(map[link]*relay)}
 	l.closed = sync.OnceValue(l.close)
-	for _, step := range [...]func() error{
-		l.startPrograms,
-		l.impairLinks,
-		func() error { return l.startDaemon(ctx, cmp.Or(d.Log, io.Discard)) },
-	} {
+	for _, step := range [...]func() error{l.startPrograms, l.impairLinks} {
 		if err := step(); err != nil {
 			return nil, errors.Join(err, l.Close())
 		}

@@ -194,6 +194,21 @@ func contains(lines []string, line string) bool {
 	return false
 }
 
+// TestColons: addresses with colons need no quotes in lists within braces, whatever the YAML library says.
+func TestColons(t *testing.T) {
+	text := strings.NewReplacer(
+		"      - name: web\n        listen: 203.0.113.22:80/tcp\n        servers: [192.168.0.10:80]\n", "      - {name: web, listen: [203.0.113.22:80/tcp, 203.0.113.22:81], servers: [192.168.0.10:80]}\n",
+		`"2001:db8:1::7/64"`, "2001:db8:1::7/64",
+	).Replace(small)
+	f, err := Parse("f", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := f.Hosts[0].Attachments[0].Addresses[1], netip.MustParsePrefix("2001:db8:1::7/64"); got != want {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
 // TestErrorsAllAtOnce: a file's errors come together, in their order.
 func TestErrorsAllAtOnce(t *testing.T) {
 	text := strings.NewReplacer("mtu: 9000", "mtv: 9000", "gateway: 198.51.100.1", "gateway: x", "count: 6", "count: 0").Replace(small)
@@ -245,6 +260,10 @@ func TestHostile(t *testing.T) {
 		"merge":      "<<: 3\nname: x\n",
 		"null keys":  "networks:\nhosts:\ndirector:\nsteps:\n",
 		"config {}":  strings.Replace(small, "  config:\n    # what tunlb is to do\n    services:\n      - name: web\n        listen: 203.0.113.22:80/tcp\n        servers: [192.168.0.10:80]\n", "  config: {services: []}\n", 1),
+		"keys":       strings.Repeat("k: 1\n", 100_000),
+		"flow keys":  "{" + strings.Repeat("k: 1, ", 100_000) + "}",
+		"anchors":    strings.Repeat("&a ", 100_000),
+		"colons":     strings.Repeat("a: ", 100_000),
 		"too large":  strings.Repeat("#", maxSize+1),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -14,10 +14,12 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// Bounds of a lab file, far above any that is of use. The parser calls itself for every level and key.
+// Bounds of a lab file, far above any that is of use. The parser calls itself for every level, and for every further key of a
+// map, in quadratic time: 10,000 keys of one map take it a second.
 const (
 	maxSize  = 1 << 20
 	maxDepth = 32
+	maxKeys  = 10_000
 	maxNodes = 1 << 17 // with what aliases unfold to
 )
 
@@ -117,8 +119,7 @@ func (d *decoder) syntax(data []byte) (file *ast.File) {
 		}
 	}()
 	tokens := rejoin(lexer.Tokenize(string(data)))
-	if at, deep := tooDeep(tokens); deep {
-		d.fail(at, "nested too deeply", fmt.Sprintf("more than %d levels are no lab", maxDepth), "write lists and maps as in docs/labs.md")
+	if !d.bounded(tokens) {
 		return nil
 	}
 	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
@@ -139,9 +140,9 @@ func (d *decoder) syntax(data []byte) (file *ast.File) {
 	return nil
 }
 
-// tooDeep finds the place where levels, by brackets or by indentation, become too many.
-func tooDeep(tokens token.Tokens) (at pos, deep bool) {
-	flow := 0
+// bounded refuses levels, by brackets or by indentation, and keys that are too many for the parser.
+func (d *decoder) bounded(tokens token.Tokens) bool {
+	flow, keys := 0, 0
 	var blocks []int // columns of the open ones
 	for _, tk := range tokens {
 		switch tk.Type {
@@ -150,6 +151,9 @@ func tooDeep(tokens token.Tokens) (at pos, deep bool) {
 		case token.MappingEndType, token.SequenceEndType:
 			flow = max(0, flow-1)
 		case token.SequenceEntryType, token.MappingValueType, token.AnchorType, token.TagType, token.MappingKeyType:
+			if tk.Type == token.MappingValueType {
+				keys++
+			}
 			if flow > 0 {
 				break
 			}
@@ -158,11 +162,16 @@ func tooDeep(tokens token.Tokens) (at pos, deep bool) {
 			}
 			blocks = append(blocks, tk.Position.Column)
 		}
-		if flow > maxDepth || len(blocks) > 2*maxDepth {
-			return posOf(tk), true
+		switch {
+		case flow > maxDepth || len(blocks) > 2*maxDepth:
+			d.fail(posOf(tk), "nested too deeply", fmt.Sprintf("more than %d levels are no lab", maxDepth), "write lists and maps as in docs/labs.md")
+			return false
+		case keys > maxKeys:
+			d.fail(posOf(tk), "too many keys", fmt.Sprintf("a file has at most %d", maxKeys), "write a smaller lab")
+			return false
 		}
 	}
-	return at, false
+	return true
 }
 
 // rejoin makes one string again of 192.168.0.10:80 in "{servers: [192.168.0.10:80]}", which the lexer takes for a key and

@@ -170,5 +170,5 @@ func (l *Lab) resolve(host, port string) (netip.AddrPort, error) {
 	if h := l.hosts[host]; h != nil && len(h.addresses()) > 0 {
 		return netip.AddrPortFrom(h.addresses()[0], uint16(number)), nil
 	}
-	return netip.AddrPort{}, fmt.Errorf("Could not resolve host: %s", host)
+	return netip.AddrPort{}, fmt.Errorf("could not resolve host: %s", host)
 }

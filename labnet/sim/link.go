@@ -69,7 +69,7 @@ type direction struct {
 	mu         sync.Mutex
 	impairment scenario.Impairment
 	random     *rand.Rand
-	delayed    []delayed // in the order in which they are due
+	delayed    []delayed // in the order in which they came: none overtakes one with an earlier, longer delay
 	timer      tcpip.Timer
 	armed      bool   // the timer is set, or arrive is at work
 	lost       uint64 // by chance
@@ -122,11 +122,7 @@ func (d *direction) suffer(frame *buffer.View) bool {
 	case len(d.delayed) >= onWay:
 		d.full++
 	default:
-		due := d.clock.now() + i.Delay
-		if n := len(d.delayed); n > 0 {
-			due = max(due, d.delayed[n-1].due) // the delay has become shorter
-		}
-		d.delayed = append(d.delayed, delayed{due, frame})
+		d.delayed = append(d.delayed, delayed{d.clock.now() + i.Delay, frame})
 		if !d.armed {
 			d.armed = true
 			d.timer = d.clock.AfterFunc(i.Delay, d.arrive)

@@ -53,7 +53,7 @@ func (d *Driver) Up(ctx context.Context, f *scenario.File) (scenario.Lab, error)
 		hosts: map[string]*host{}, servers: map[endpoint]*server{}, links: map[member]*link{},
 	}
 	l.alive, l.die = context.WithCancel(context.Background())
-	for _, step := range [...]func() error{l.makeNetworks, l.makeDirector, l.makeHosts, l.startServers, ctx.Err} {
+	for _, step := range [...]func() error{l.makeNetworks, l.makeHosts, l.startServers, l.makeDirector, ctx.Err} {
 		if err := step(); err != nil {
 			return nil, errors.Join(fmt.Errorf("lab %s: %w", f.Name, err), l.Close())
 		}

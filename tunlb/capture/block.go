@@ -29,9 +29,8 @@ const (
 	ifName    = 2
 	ifTSResol = 9
 
-	epbFlags     = 2
-	epbDropCount = 4
-	epbPacketID  = 5
+	epbFlags    = 2
+	epbPacketID = 5
 
 	isbStart   = 2
 	isbEnd     = 3

@@ -13,6 +13,8 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/gopacket/gopacket/pcapgo"
+
 	"github.com/tunlb/tunlb/stack/packet"
 	pt "github.com/tunlb/tunlb/stack/packet/packettest"
 	"github.com/tunlb/tunlb/tunlb/watch"
@@ -90,6 +92,13 @@ func TestOneFile(t *testing.T) {
 	if sum, err := (&Files{Create: d.create}).Copy(bytes.NewReader(stream)); err != nil || sum.Packets != 20 || len(read(t, d.files[0].Bytes())) != 20 || sum.Lost != 42 {
 		t.Errorf("%+v, %v", sum, err)
 	}
+	r, err := pcapgo.NewNgReader(bytes.NewReader(d.files[0].Bytes()), pcapgo.DefaultNgReaderOptions)
+	for err == nil {
+		_, _, err = r.ReadPacketData()
+	}
+	if face, _ := r.Interface(0); !errors.Is(err, io.EOF) || face.Statistics.PacketsDropped != 42 || face.Statistics.PacketsReceived != 10+42 {
+		t.Errorf("the file says %+v, %v", face.Statistics, err)
+	}
 	if sum, err := (&Files{Create: d.create, Packets: 7}).Copy(bytes.NewReader(stream)); err != nil || sum.Packets != 7 || len(read(t, d.files[0].Bytes())) != 7 {
 		t.Errorf("%+v, %v", sum, err)
 	}
@@ -155,10 +164,16 @@ func TestFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	var flushes atomic.Int32
+	var told atomic.Bool
 	flushed := make(chan struct{}, 100)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Follow(ctx, s, w, func() error { flushes.Add(1); flushed <- struct{}{}; return nil })
+		ended <- Follow(ctx, s, w, func() error {
+			flushes.Add(1)
+			told.Store(bytes.Contains(b.Bytes(), []byte("6 records lost, of all ports")))
+			flushed <- struct{}{}
+			return nil
+		})
 	}()
 	<-flushed
 	if n := flushes.Load(); n != 1 {
@@ -167,6 +182,9 @@ func TestFollow(t *testing.T) {
 	s.Offer(list[9])
 	for w := 0; w < 3; w++ { // the next comes with the record, or with the clock before it
 		<-flushed
+	}
+	if !told.Load() {
+		t.Error("what was lost is not told while the capture goes on")
 	}
 	cancel()
 	if err := <-ended; err != nil {

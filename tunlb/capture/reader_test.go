@@ -147,6 +147,7 @@ func TestUnits(t *testing.T) {
 		{0x80 | 1, seconds*2 + 1, 0, seconds*1e9 + 5e8},
 		{0x80 | 20, seconds<<20 + 1<<18, -seconds, 25e7},
 		{0x80, seconds, 0, seconds * 1e9},
+		{0x80 | 50, 5<<50 + 1<<49, seconds - 5, seconds*1e9 + 5e8},
 	} {
 		for name, order := range map[string]binary.AppendByteOrder{"little": binary.LittleEndian, "big": binary.BigEndian} {
 			high, low := uint32(test.count>>32), uint32(test.count)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -139,4 +140,33 @@ func TestBadCaptures(t *testing.T) {
 	if len(d.subs) > 0 {
 		t.Error("somebody watches")
 	}
+}
+
+// TestCaptureOutlivesRequests: what bounds a request's time does not end a capture.
+func TestCaptureOutlivesRequests(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as a request may take")
+	}
+	t.Parallel()
+	d := newWatched()
+	stream, err := NewClient(serve(t, d)).Capture(t.Context(), CaptureOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	sub := <-d.subs
+	select {
+	case <-d.ends:
+		t.Fatal("it has ended by itself")
+	case <-time.After(headerTimeout + headerTimeout/10):
+	}
+	sub.Offer(record(1))
+	r, err := capture.NewReader(stream, "stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := r.Next(); err != nil || p.Time != 1e9 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	sub.Close()
 }

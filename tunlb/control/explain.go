@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 
-	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/tunlb"
 )
 
@@ -21,10 +20,8 @@ func (a *api) explain(w http.ResponseWriter, r *http.Request) {
 	}
 	x, err := a.d.Explain(q)
 	switch {
-	case errors.Is(err, tunlb.ErrQuestion), errors.Is(err, policy.ErrWeight):
+	case errors.Is(err, tunlb.ErrQuestion):
 		fail(w, http.StatusBadRequest, err)
-	case errors.Is(err, policy.ErrAmbiguousServer):
-		fail(w, http.StatusConflict, err)
 	case err != nil:
 		fail(w, statusOf(err), err)
 	default:

@@ -14,19 +14,21 @@ import (
 
 // What tunlb and the box have in common: addresses, ports, links.
 
-// checkAcceptLocal is about sources that are the box's own addresses, IPv4's only: what tunlb writes has them where the
-// box is a client. Answers from a VIP that is the box's are let in anyway: tunlb's rules lead that VIP's ports away.
+// checkAcceptLocal is about sources that are the box's own addresses, IPv4's only: ICMP of the box with itself, by a VIP of
+// its own, goes through tunlb and comes back with them. TCP and UDP from there are let in anyway, since tunlb's rules lead
+// their ports away and the kernel so does not take the source for its own.
 func checkAcceptLocal(f *facts) []Finding {
 	if !f.running() || f.boxTUN() == nil {
 		return nil
 	}
 	var l findings
 	tun, box := f.boxTUN().Name, f.box()
-	if !slices.Contains(f.families(), 4) || box.link(tun) == nil {
+	own := slices.IndexFunc(vips(f.routed()), func(vip netip.Addr) bool { return vip.Is4() && box.owner(vip) != "" })
+	if own < 0 || box.link(tun) == nil {
 		return nil
 	}
 	if box.effective(tun, "accept_local") == 0 {
-		l.add(Warn, tun, sysctl("ipv4/conf/"+tun+"/accept_local", 1), "accept_local is 0: this box's own connections to the services hang; tunlb had set 1")
+		l.add(Warn, tun, sysctl("ipv4/conf/"+tun+"/accept_local", 1), "accept_local is 0: this box's own pings of %s, an address of its own, are lost; tunlb had set 1", vips(f.routed())[own])
 	}
 	return l.orOK(tun, "lets the box's own addresses in")
 }

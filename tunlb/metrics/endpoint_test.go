@@ -220,3 +220,19 @@ func TestManyConnections(t *testing.T) {
 	}
 	conns[len(conns)-1].Close()
 }
+
+// TestFamilies: all addresses of IPv4 are no addresses of IPv6.
+func TestFamilies(t *testing.T) {
+	for listen, want := range map[string]string{"0.0.0.0:0": "0.0.0.0:", "[::]:0": "[::]:", "127.0.0.1:0": "127.0.0.1:"} {
+		e, err := Listen(listen, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := e.Address(); !strings.HasPrefix(got, want) {
+			t.Errorf("%s listens on %s", listen, got)
+		}
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

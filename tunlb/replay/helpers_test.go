@@ -88,7 +88,7 @@ func story(t testing.TB) (list []timed) {
 		client, client6 := at(fmt.Sprintf("198.51.100.%d", 1+i%7), 40000+i), at(fmt.Sprintf("2001:db8:1::%d", 1+i%7), 40000+i)
 		add(pt.TCP(t, client, at("203.0.113.22", 80), pt.Flags(packet.TCPSyn), pt.Seq(uint32(i))))
 		add(pt.TCP(t, client6, at("2001:db8:113::22", 80), pt.Flags(packet.TCPSyn)))
-		add(pt.TCP(t, client, at("203.0.113.22", 443), pt.Flags(packet.TCPSyn)))
+		add(pt.TCP(t, netip.AddrPortFrom(client.Addr(), uint16(1000+i)), at("203.0.113.22", 443), pt.Flags(packet.TCPSyn))) // below tunlb's own ports
 		add(pt.UDP(t, client, at("203.0.113.22", 53), pt.PayloadLen(30)))
 		add(pt.TCP(t, client, at("203.0.113.22", 80), pt.Flags(packet.TCPAck), pt.Seq(uint32(i+1)), pt.PayloadLen(i)))
 		add(pt.TCP(t, at("192.168.0.10", 8080), client, pt.Flags(packet.TCPSyn|packet.TCPAck), pt.Ack(uint32(i+1))))
@@ -97,14 +97,19 @@ func story(t testing.TB) (list []timed) {
 	}
 	add(pt.Echo(t, addr("198.51.100.1"), addr("203.0.113.22"), 7, 1, pt.PayloadLen(56)))
 	add(pt.Echo(t, addr("2001:db8:1::1"), addr("2001:db8:113::22"), 7, 1, pt.PayloadLen(56)))
-	for i := range 70 { // more than the host's stack answers at once
+	add(pt.UDP(t, at("198.51.100.1", 5000), at("192.0.2.1", 9))) // nobody's here
+	for i := range 140 {                                         // twice more than the host's stack answers at once
 		add(pt.UDP(t, at("198.51.100.1", 5000+i), at("203.0.113.22", 9)))
-		now -= 7 * time.Millisecond
+		if now -= 7 * time.Millisecond; i == 69 {
+			now += time.Second
+		}
 	}
 	add(pt.TCP(t, at("198.51.100.1", 9), at("203.0.113.22", 9), pt.Flags(packet.TCPSyn)))
-	for i := range 200 { // and more than tunlb does
+	for i := range 400 { // and than tunlb does
 		add(pt.TCP(t, at("198.51.100.1", 2000+i), at("203.0.113.22", 81), pt.Flags(packet.TCPSyn)))
-		now -= 7 * time.Millisecond
+		if now -= 7 * time.Millisecond; i == 199 {
+			now += time.Second
+		}
 	}
 	add(pt.TCP(t, at("198.51.100.1", 40000), at("203.0.113.22", 80), pt.Flags(packet.TCPAck), pt.Seq(1), pt.PayloadLen(9000), pt.DontFragment()))
 	now += 20 * time.Minute // all flows end

@@ -177,7 +177,7 @@ func segment(t testing.TB, answers bool) []timed {
 	}
 	if answers {
 		for i, tell := range [][]byte{
-			pt.Tell(macServer, macDirector, addr("203.0.113.10"), addr("203.0.113.2")),
+			pt.Tell(macServer, packet.MAC{2, 0, 0, 0, 0, 0xee}, addr("203.0.113.10"), addr("203.0.113.3")), // somebody else had asked
 			pt.Tell(macServer, macDirector, addr("2001:db8:113::10"), addr("2001:db8:113::2")),
 			pt.Tell(macRouter, macDirector, addr("203.0.113.1"), addr("203.0.113.2")),
 		} {
@@ -192,7 +192,7 @@ func segment(t testing.TB, answers bool) []timed {
 func TestSegment(t *testing.T) {
 	for name, cfg := range map[string]string{"one-arm": armConfig, "inline": inlineConfig} {
 		sum, out := rerun(t, save(t, links.LinkTypeEthernet, segment(t, true)), cfg, 1)
-		if sum.Flows != 2 || sum.Answers == 0 || sum.Held != 0 || sum.Skipped[skipOwn] != 1 || sum.Dropped != 0 {
+		if sum.Flows != 2 || sum.Answers == 0 || sum.Held != 0 || sum.Skipped[skipOwn] != 1 || sum.Dropped > 1 {
 			t.Errorf("%s: %+v", name, sum)
 		}
 		sent := 0

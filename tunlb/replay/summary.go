@@ -23,9 +23,9 @@ type Summary struct {
 	Dropped int            `json:"dropped"`           // of the replayed packets
 	// Drops are packets by reason, those included that were dropped later or were tunlb's own.
 	Drops    map[string]uint64 `json:"drops"`
-	Held     int               `json:"held"`       // packets that had to wait for a MAC, or for the first of their fragments
-	Answers  int               `json:"neighbours"` // questions of tunlb for a MAC that the file had the answer to
-	Flows    int               `json:"flows"`      // connections opened
+	Held     int               `json:"held"`     // packets that had to wait for a MAC, or for the first of their fragments
+	Answers  int               `json:"answered"` // questions of tunlb for a MAC that the file had the answer to
+	Flows    int               `json:"flows"`    // connections opened
 	Services []Service         `json:"services"`
 }
 

@@ -130,5 +130,10 @@ func (s *survey) answerTo(question []byte, mac packet.MAC) (target netip.Addr, f
 	}
 	frame = append(make([]byte, packet.VnetLen, packet.VnetLen+len(known)), known...)
 	copy(frame[packet.VnetLen:], mac[:])
+	if asker := (layers{ethernet: ethernet}); asker.isARP() { // it may have been somebody else who had asked then
+		const senderIP, receiverMAC, receiverIP = packet.EthernetLen + 14, packet.VnetLen + packet.EthernetLen + 18, packet.VnetLen + packet.EthernetLen + 24
+		copy(frame[receiverMAC:], mac[:])
+		copy(frame[receiverIP:], ethernet[senderIP:senderIP+4])
+	}
 	return target, frame
 }

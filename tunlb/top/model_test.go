@@ -10,6 +10,7 @@ import (
 	"time"
 
 	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tunlb/tunlb/tunlb"
@@ -254,10 +255,13 @@ func TestConns(t *testing.T) {
 	m := asking(t, d)
 	m.Update(tea.WindowSizeMsg{Width: 120, Height: 40})
 	run(m, m.Init())
-	next := run(m, press(m, "j", "enter"))
+	if next := run(m, press(m, "j", "enter")); next == nil {
+		t.Error("asked for once only")
+	}
 	press(m, "j", "j")
 	d.conns = conns(1000)[1:] // the first one has ended
-	next = run(m, run(m, next))
+	again := connsTickMsg{m.visits}
+	run(m, run(m, func() tea.Msg { return again }))
 	if want := (tunlb.ConnFilter{Service: "web", Server: "192.168.0.10:8080"}); len(d.filters) != 2 || d.filters[0] != want {
 		t.Errorf("asked for %+v, want %+v", d.filters, want)
 	}
@@ -270,7 +274,7 @@ func TestConns(t *testing.T) {
 		t.Errorf("%s: %+v", id, r)
 	}
 	press(m, "esc")
-	if m.screen != mainScreen || run(m, next) != nil {
+	if m.screen != mainScreen || run(m, func() tea.Msg { return again }) != nil {
 		t.Error("still asked for after it was left")
 	}
 	run(m, press(m, "home", "enter"))
@@ -308,7 +312,11 @@ func TestTrace(t *testing.T) {
 	for !strings.Contains(strings.Join(m.trace.lines, "\n"), "7 packets lost") {
 		next = run(m, next)
 	}
-	if want := packetsOf(&conns(0)[2]); d.traced.Filter != want || want.String() == "" {
+	want := watch.Filter{
+		Protocol: "tcp", Client: watch.Endpoint{Network: netip.MustParsePrefix("198.51.100.7/32"), Port: 40002},
+		VIP: watch.Endpoint{Network: netip.MustParsePrefix("203.0.113.22/32"), Port: 80},
+	}
+	if d.traced.Filter != want {
 		t.Errorf("traced %q, want %q", d.traced.Filter, want)
 	}
 	got := text(m)
@@ -449,6 +457,47 @@ func TestHelp(t *testing.T) {
 	at := m.helpTop
 	if press(m, "up"); m.helpTop != at-1 {
 		t.Errorf("up from the end: from %d to %d", at, m.helpTop)
+	}
+}
+
+// TestDrops: what grows is on top and marked, however much else there has been.
+func TestDrops(t *testing.T) {
+	m := New(time.Second)
+	for i, drops := range []map[string]uint64{{"no-flow": 1000, "land": 5, "loop": 1}, {"no-flow": 1000, "land": 8, "loop": 3}} {
+		m.Update(pollMsg{at: clock(i), status: *counted(0, 0, 0, drops)})
+	}
+	press(m, "tab")
+	if got := strings.Fields(strings.Join(m.pane(dropsPane, 60, 4)[1:], " ")); !slices.Equal(ansiFree(got), strings.Fields("▲ land 3 8 ▲ loop 2 3 no-flow 0 1.00k")) {
+		t.Errorf("got %q", got)
+	}
+}
+
+func ansiFree(texts []string) (free []string) {
+	for _, s := range texts {
+		if s = ansi.Strip(s); s != "" {
+			free = append(free, s)
+		}
+	}
+	return free
+}
+
+// TestGuard: whatever command breaks, alone or in a batch, Update does, and its stack is in what it says.
+func TestGuard(t *testing.T) {
+	breaks := func() tea.Msg { panic("it breaks") }
+	alone := guarded(breaks)()
+	batch := guarded(func() tea.Msg { return tea.BatchMsg{nil, breaks} })().(tea.BatchMsg)
+	if batch[0] != nil {
+		t.Error("a command was made of none")
+	}
+	for _, msg := range []tea.Msg{alone, batch[1]()} {
+		func() {
+			defer func() {
+				if r := fmt.Sprint(recover()); !strings.Contains(r, "it breaks") || !strings.Contains(r, "TestGuard") {
+					t.Errorf("Update: %s", r)
+				}
+			}()
+			guard{New(time.Second)}.Update(msg)
+		}()
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 // liner renders line i of a pane; whole means that it is the selected one.
 type liner func(i int, whole bool) string
 
-// lines renders cells with the look of a row.
+// liner renders cells with the look of a row.
 func (m *Model) liner(f fitted, cells func(i int) []cell) liner {
 	return func(i int, whole bool) string {
 		if whole {
@@ -97,7 +97,7 @@ func (m *Model) lookOfNeighbour(p *tunlb.NeighbourStatus) lipgloss.Style {
 func (m *Model) eventLines(room int) (head string, n int, line liner) {
 	f := fit([]column{
 		{name: "TIME", min: 8, rank: 1},
-		{name: "EVENT", min: 10, max: 12, rank: 0},
+		{name: "EVENT", min: 10, max: 16, rank: 0},
 		{name: "OF", min: 10, max: 26, rank: 2},
 		{name: "CAUSE", min: 10, max: 400, rank: 3},
 	}, room)
@@ -109,9 +109,9 @@ func (m *Model) eventLines(room int) (head string, n int, line liner) {
 
 func (m *Model) lookOfEvent(kind string) lipgloss.Style {
 	switch kind {
-	case "up", "undrained", "quorum", "sorry-off":
+	case "up", "undrained", "quorum-gained", "sorry-off", "server-up":
 		return m.theme.good
-	case "drained", "weight":
+	case "drained", "weight", "server-moved":
 		return m.theme.warn
 	}
 	return m.theme.bad
