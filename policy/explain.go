@@ -40,7 +40,7 @@ type account struct {
 }
 
 // Explain says what Pick would return, and why. It changes nothing: the scheduler picks on a copy of its state. It takes
-// some 5 us for 10 servers, 30 us for 100 and 300 us for 1000.
+// 2 to 10 us for 10 servers, 10 to 25 us for 100, and 100 to 220 us for 1000.
 func (s *Service) Explain(c Client) Explanation {
 	x, a := s.reason(&c)
 	x.Servers = make([]Candidate, len(s.Servers))
@@ -53,7 +53,7 @@ func (s *Service) Explain(c Client) Explanation {
 	return x
 }
 
-// Reason is Explain without Servers, for those who ask often: it takes some 2 us, and 10 us for 1000 servers.
+// Reason is Explain without Servers, for those who ask often: it takes 1 to 3 us, and 7 us at most for 1000 servers.
 func (s *Service) Reason(c Client) Explanation {
 	x, _ := s.reason(&c)
 	return x

@@ -36,7 +36,7 @@ var rules = map[string]struct {
 	"tunlb/watch":             {[]string{"policy", "stack/packet"}, "who looks on needs no engine: only the names of reasons"},
 	"tunlb/trace":             {[]string{"policy", "stack/packet", "tunlb/watch"}, "a journey is read from its record, and from nothing else"},
 	"tunlb/capture":           {[]string{"tunlb/watch"}, "a file of packets is bytes in, bytes out"},
-	"tunlb/replay":            {[]string{"policy", "stack", "stack/neigh", "stack/packet", "stack/port", "tunlb", "tunlb/capture", "tunlb/config", "tunlb/watch", "github.com/rs/zerolog"}, "an engine without a machine"},
+	"tunlb/replay":            {[]string{"policy", "stack", "stack/neigh", "stack/packet", "stack/port", "tunlb", "tunlb/capture", "tunlb/config", "tunlb/watch", "tunlb/wiring", "github.com/rs/zerolog"}, "an engine without a machine"},
 	"tunlb/wiring":            {[]string{"policy", "stack/neigh", "stack/packet", "stack/port", "tunlb", "tunlb/config", "tunlb/health", "tunlb/ipvs"}, "what is configured, as engine and checks take it"},
 	"tunlb/metrics":           {[]string{"stack/packet", "tunlb", "github.com/prometheus/..."}, "metrics are another view of the status, with all the reasons that there are"},
 	"tunlb/top":               {[]string{"tunlb", "tunlb/control", "tunlb/trace", "tunlb/watch", "charm.land/...", "github.com/charmbracelet/..."}, "a view asks as any client does"},

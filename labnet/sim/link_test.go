@@ -86,7 +86,7 @@ func TestImpairments(t *testing.T) {
 		if len(order) != n || !slices.IsSorted(order) {
 			t.Fatalf("%d of %d have come, in order: %v", len(order), n, slices.IsSorted(order))
 		}
-		if slices.Min(late) < delay || slices.Max(late) > delay+time.Second {
+		if slices.Min(late) < delay || slices.Max(late) > 2*delay { // handling ten thousand takes its time, too
 			t.Errorf("they took from %v to %v, want %v", slices.Min(late), slices.Max(late), delay)
 		}
 	})

@@ -5,11 +5,11 @@ import (
 	"slices"
 
 	"github.com/tunlb/tunlb/policy"
-	"github.com/tunlb/tunlb/stack/neigh"
 	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/stack/port"
 	"github.com/tunlb/tunlb/tunlb"
 	"github.com/tunlb/tunlb/tunlb/config"
+	"github.com/tunlb/tunlb/tunlb/wiring"
 )
 
 // memory is a port that only the engine's steps feed. What is written to it, whoever watches has seen.
@@ -30,30 +30,15 @@ func (m *memory) Close() error             { return nil }
 
 // attachments are the ports of a configuration, in memory. mac is tunlb's own on all segments.
 func attachments(cfg *config.Config, mac packet.MAC) (out []tunlb.Attachment) {
-	for i := range cfg.Ports {
-		p := &cfg.Ports[i]
+	for _, p := range cfg.Ports {
 		dev := &memory{name: p.Name, mtu: p.MTU}
 		if dev.mtu == 0 { // the interface's own, which nobody knows here
 			dev.mtu = config.DefaultMTU
 		}
-		a := tunlb.Attachment{Port: dev, NetNS: p.NetNS, Own: p.Router, Routes: p.Routes}
-		for _, prefix := range slices.Concat(p.Addresses, p.Own) {
-			a.Subnets = append(a.Subnets, prefix.Masked())
+		if p.Ethernet() {
+			dev.link = packet.LinkEthernet
 		}
-		if !p.Ethernet() {
-			a.Kernel = p.NetNS == ""
-			out = append(out, a)
-			continue
-		}
-		dev.link, a.MAC = packet.LinkEthernet, mac
-		a.Side = map[string]neigh.Side{config.Clients: neigh.Clients, config.Servers: neigh.Servers}[p.Side]
-		for _, prefix := range p.Own {
-			a.Own = append(a.Own, prefix.Addr())
-		}
-		for _, r := range p.Via {
-			a.Via = append(a.Via, tunlb.Via{Prefix: r.Prefix, Router: r.Via})
-		}
-		out = append(out, a)
+		out = append(out, wiring.Attachment(p, dev, mac))
 	}
 	return out
 }
@@ -72,12 +57,10 @@ func box(cfg *config.Config) (b tunlb.Box) {
 
 // engineConfig is the configuration as the engine takes it. Nobody checks the servers here, so that they are up.
 func engineConfig(cfg *config.Config) tunlb.Config {
-	out := tunlb.Config{Services: slices.Clone(cfg.Services), Timeouts: cfg.Timeouts}
+	out := wiring.Config(cfg)
+	out.Services = slices.Clone(out.Services)
 	for i := range out.Services {
 		out.Services[i].Health = policy.Health{}
-	}
-	for _, g := range cfg.Gateways {
-		out.Gateways = append(out.Gateways, tunlb.Gateway(g))
 	}
 	return out
 }
