@@ -275,6 +275,9 @@ func TestPublish(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(endurance)); err != nil {
+			t.Fatal(err)
+		}
 		fmt.Fprintf(conn, "hello %d", i)
 		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 			t.Fatal(err)

@@ -76,7 +76,7 @@ func (w *warden) start(ns *netns.NS, cmd *exec.Cmd) error {
 func (w *warden) begin() error {
 	cmd := &exec.Cmd{
 		Path: self, Args: append([]string{"tunlb"}, InitArgs()...),
-		SysProcAttr: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Pdeathsig: 0},
+		SysProcAttr: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Pdeathsig: unix.SIGKILL},
 	}
 	started, ended := make(chan error), make(chan struct{})
 	go func() { // ends with the process

@@ -589,3 +589,11 @@ func TestAsOrdinaryUser(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// TestUnmarked: the first process of a container has the parent 0, and is no second run for it.
+func TestUnmarked(t *testing.T) {
+	t.Setenv(marker, "")
+	if parent, check := marked(); parent >= 0 || check {
+		t.Errorf("a program without the marker is taken for a child of process %d (check: %v)", parent, check)
+	}
+}

@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -33,7 +36,7 @@ type director struct {
 	started time.Time
 	engine  *tunlb.Engine
 	checker *health.Checker
-	dir     string // of the socket
+	dir     string // of the socket; "" where it needs none
 	control net.Listener
 	client  *control.Client
 
@@ -66,15 +69,26 @@ func newDirector(f *scenario.File, c *clock, taps []*tap, macs []packet.MAC) (_ 
 	if d.engine, err = tunlb.New(options, wiring.Config(d.cfg)); err != nil {
 		return nil, err
 	}
-	if d.dir, err = os.MkdirTemp("", "tunlb-lab-"); err != nil {
+	socket, err := d.place()
+	if err != nil {
 		return nil, err
 	}
-	if d.control, err = control.Listen(filepath.Join(d.dir, "sock"), fs.FileMode(0o600), control.Allow{}); err != nil {
+	if d.control, err = control.Listen(socket, fs.FileMode(0o600), control.Allow{}); err != nil {
 		return nil, err
 	}
-	d.client = control.NewClient(filepath.Join(d.dir, "sock"))
+	d.client = control.NewClient(socket)
 	d.run()
 	return d, nil
+}
+
+// place finds one for the socket. That of Linux is in no folder, so that a killed process leaves nothing behind; control
+// asks the kernel who speaks there.
+func (d *director) place() (socket string, err error) {
+	if runtime.GOOS == "linux" {
+		return fmt.Sprintf("@tunlb-lab-%d-%08x", os.Getpid(), rand.Uint32()), nil
+	}
+	d.dir, err = os.MkdirTemp("", "tunlb-lab-")
+	return filepath.Join(d.dir, "sock"), err
 }
 
 // run starts all that close ends.
