@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/tunlb/tunlb/labnet"
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // checkSteps compares the steps with the network, and with each other in their order.
@@ -31,7 +32,7 @@ func (d *decoder) checkSteps() {
 			d.checkFrom(do.From, at)
 			d.checkTarget(do.To, labnet.TCPEcho, "to", at)
 			if _, open := held[do.Name]; open {
-				d.fail(at.place("name"), fmt.Sprintf("doubled hold %s", quote(do.Name)), "a step above keeps a connection of that name", "write another name, or an end: before")
+				d.fail(at.place("name"), fmt.Sprintf("doubled hold %s", wording.Quote(do.Name)), "a step above keeps a connection of that name", "write another name, or an end: before")
 			}
 			held[do.Name] = do.From
 		case *Check:
@@ -69,7 +70,7 @@ func (d *decoder) hostNames(fit func(Host) bool) (names []string) {
 
 func (d *decoder) unknown(at pos, what, name string, names []string) {
 	if name != "" && !slices.Contains(names, name) {
-		d.fail(at, fmt.Sprintf("unknown %s %s", what, quote(name)), "the lab has none of this name", suggest(name, names))
+		d.fail(at, fmt.Sprintf("unknown %s %s", what, wording.Quote(name)), "the lab has none of this name", wording.Suggest(name, names))
 	}
 }
 
@@ -102,7 +103,7 @@ func (d *decoder) checkTarget(to netip.AddrPort, kind labnet.Kind, key string, a
 		return
 	}
 	slices.Sort(vips)
-	d.warn(at.place(key), fmt.Sprintf("%s/%s is no VIP and no host's", to, proto), "nobody will answer there", suggest(to.Addr().String(), slices.Compact(vips)))
+	d.warn(at.place(key), fmt.Sprintf("%s/%s is no VIP and no host's", to, proto), "nobody will answer there", wording.Suggest(to.Addr().String(), slices.Compact(vips)))
 }
 
 func (d *decoder) checkHeld(name string, held map[string]string, at *stepAt) {
@@ -116,9 +117,9 @@ func (d *decoder) checkHeld(name string, held map[string]string, at *stepAt) {
 	slices.Sort(names)
 	instead := "write a step hold: before"
 	if len(names) > 0 {
-		instead = suggest(name, names)
+		instead = wording.Suggest(name, names)
 	}
-	d.fail(at.place("hold"), fmt.Sprintf("unknown hold %s", quote(name)), "no step above keeps a connection of that name", instead)
+	d.fail(at.place("hold"), fmt.Sprintf("unknown hold %s", wording.Quote(name)), "no step above keeps a connection of that name", instead)
 }
 
 // checkOrder compares what tunlb is told or asked with what it is configured with.
@@ -131,10 +132,10 @@ func (d *decoder) checkOrder(service, server string, at *stepAt) {
 		services = append(services, s.Name)
 	}
 	if service != "" && !slices.Contains(services, service) {
-		d.fail(at.place("service"), fmt.Sprintf("unknown service %s", quote(service)), "the director's config has none of this name", suggest(service, services))
+		d.fail(at.place("service"), fmt.Sprintf("unknown service %s", wording.Quote(service)), "the director's config has none of this name", wording.Suggest(service, services))
 	}
 	if names := d.serverNames(); server != "" && !slices.Contains(names, server) {
-		d.fail(at.place("server"), fmt.Sprintf("unknown server %s", quote(server)), "the director's config has none of this name", suggest(server, looksNamed(names)))
+		d.fail(at.place("server"), fmt.Sprintf("unknown server %s", wording.Quote(server)), "the director's config has none of this name", wording.Suggest(server, looksNamed(names)))
 	}
 }
 
@@ -154,7 +155,7 @@ func (d *decoder) checkBehave(b *Behave, at *stepAt) {
 	}
 	switch {
 	case len(kinds) == 0:
-		d.fail(at.place("port"), fmt.Sprintf("port %d of %q", b.Port, b.Host), "it serves nothing there", "write "+enumerate(ports, "or"))
+		d.fail(at.place("port"), fmt.Sprintf("port %d of %q", b.Port, b.Host), "it serves nothing there", "write "+wording.Enumerate(ports, "or"))
 	case b.Fail != 0 && !slices.Contains(kinds, labnet.HTTP):
 		d.fail(at.place("fail"), fmt.Sprintf("\"fail\" of a %s", kinds[0]), "it is a status of HTTP", "write silent: true, or stopped: true")
 	}
@@ -175,7 +176,7 @@ func (d *decoder) checkImpair(i *Impair, at *stepAt) {
 		names = append(names, a.Network)
 	}
 	if i.Network != "" && !slices.Contains(names, i.Network) {
-		d.fail(at.place("network"), fmt.Sprintf("%q has no link to %s", i.Host, quote(i.Network)), "it is in "+enumerate(names, "and"), suggest(i.Network, names))
+		d.fail(at.place("network"), fmt.Sprintf("%q has no link to %s", i.Host, wording.Quote(i.Network)), "it is in "+wording.Enumerate(names, "and"), wording.Suggest(i.Network, names))
 	}
 }
 
@@ -219,7 +220,7 @@ func (d *decoder) checkExpectation(s *Step, at *stepAt) {
 	}
 	for key, place := range at.values {
 		if name, ok := strings.CutPrefix(key, "expect."); ok && !slices.Contains(fit, name) && fit != nil {
-			d.fail(place, fmt.Sprintf("%q is nothing that %s gives", name, s.Do.Key()), "it gives "+enumerate(fit, "and"), "remove the key")
+			d.fail(place, fmt.Sprintf("%q is nothing that %s gives", name, s.Do.Key()), "it gives "+wording.Enumerate(fit, "and"), "remove the key")
 		}
 	}
 	if s.Within > 0 && !looks(s.Do) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tunlb/tunlb/tunlb/config"
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // decoder turns the tree into a File. It goes on after an error; what could not be read stays zero.
@@ -78,7 +79,7 @@ func (d *decoder) fields(n *node, of string, keys ...key) bool {
 			for i, k := range keys {
 				names[i] = k.name
 			}
-			d.fail(f.at, "unknown key "+quote(f.key), "it is no key of "+of, suggest(f.key, names))
+			d.fail(f.at, "unknown key "+wording.Quote(f.key), "it is no key of "+of, wording.Suggest(f.key, names))
 		case f.value.kind == null:
 			d.fail(f.at, fmt.Sprintf("%q is empty", f.key), "a key has a value", "write one or remove the key")
 		default:
@@ -131,7 +132,7 @@ func (d *decoder) str(n *node, name string) (string, bool) {
 	case n.kind == text && strings.TrimSpace(n.text) != "" && !strings.ContainsFunc(n.text, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return n.text, true
 	case n.kind == text:
-		d.fail(n.at, fmt.Sprintf("%s %s is no line of text", name, quote(n.text)), "it is empty or has control characters", "write one line")
+		d.fail(n.at, fmt.Sprintf("%s %s is no line of text", name, wording.Quote(n.text)), "it is empty or has control characters", "write one line")
 	case n.kind < list && n.kind != null:
 		d.fail(n.at, fmt.Sprintf("%q is %s", name, kindNames[n.kind]), "a string is expected", fmt.Sprintf("write quotes: %q", n.text))
 	default:
@@ -148,7 +149,7 @@ func (d *decoder) into(name string, v *string) func(*node) {
 // label wants a name of letters, digits, dots and hyphens.
 func (d *decoder) label(at pos, what, s string, longest int) bool {
 	if !isLabel(s, longest) {
-		d.fail(at, fmt.Sprintf("%s %s is no name", what, quote(s)), fmt.Sprintf("names are 1 to %d letters, digits, -, _ and dots, and begin with a letter or digit", longest), "write one like rs1")
+		d.fail(at, fmt.Sprintf("%s %s is no name", what, wording.Quote(s)), fmt.Sprintf("names are 1 to %d letters, digits, -, _ and dots, and begin with a letter or digit", longest), "write one like rs1")
 		return false
 	}
 	return true
@@ -180,7 +181,7 @@ func (d *decoder) boolean(n *node, name string) bool {
 // duration reads a time in the syntax of Go.
 func (d *decoder) duration(n *node, name string, most time.Duration) time.Duration {
 	if n.kind == integer && n.text != "0" {
-		d.fail(n.at, fmt.Sprintf("%s %s has no unit", name, quote(n.text)), "a time has one", fmt.Sprintf("write %ss if seconds are meant", n.text))
+		d.fail(n.at, fmt.Sprintf("%s %s has no unit", name, wording.Quote(n.text)), "a time has one", fmt.Sprintf("write %ss if seconds are meant", n.text))
 		return 0
 	}
 	v, err := time.ParseDuration(n.text)
@@ -188,7 +189,7 @@ func (d *decoder) duration(n *node, name string, most time.Duration) time.Durati
 	case n.kind >= list || err != nil:
 		d.fail(n.at, fmt.Sprintf("%s %s is no time", name, shown(n)), "a time is numbers with units", "write it like 20ms, 3s or 1m30s")
 	case v < 0 || v > most:
-		d.fail(n.at, fmt.Sprintf("%s %s is out of range", name, quote(n.text)), fmt.Sprintf("0s to %v are allowed", most), "write a time in this range")
+		d.fail(n.at, fmt.Sprintf("%s %s is out of range", name, wording.Quote(n.text)), fmt.Sprintf("0s to %v are allowed", most), "write a time in this range")
 	default:
 		return v
 	}
@@ -218,7 +219,7 @@ func (d *decoder) choice(n *node, name string, names ...string) string {
 	if n.kind < list && slices.Contains(names, n.text) {
 		return n.text
 	}
-	d.fail(n.at, fmt.Sprintf("unknown %s %s", name, shown(n)), "there is "+enumerate(names, "and"), suggest(n.text, names))
+	d.fail(n.at, fmt.Sprintf("unknown %s %s", name, shown(n)), "there is "+wording.Enumerate(names, "and"), wording.Suggest(n.text, names))
 	return ""
 }
 
@@ -253,11 +254,11 @@ func (d *decoder) prefix(n *node, name string) (netip.Prefix, bool) {
 		if a, err := netip.ParseAddr(n.text); err == nil {
 			instead = fmt.Sprintf("write %s/%d", a, map[bool]int{true: 24, false: 64}[a.Is4()])
 		}
-		d.fail(n.at, fmt.Sprintf("%s %s is no address with a length", name, quote(n.text)), "the length says what is on the link", instead)
+		d.fail(n.at, fmt.Sprintf("%s %s is no address with a length", name, wording.Quote(n.text)), "the length says what is on the link", instead)
 	case !unicast(p.Addr()):
-		d.fail(n.at, fmt.Sprintf("%s %s is not one host's", name, quote(n.text)), "only unicast addresses are", "write the address of one host")
+		d.fail(n.at, fmt.Sprintf("%s %s is not one host's", name, wording.Quote(n.text)), "only unicast addresses are", "write the address of one host")
 	case !p.IsSingleIP() && p.Bits() < p.Addr().BitLen()-1 && (p.Masked().Addr() == p.Addr() || p.Addr().Is4() && !p.Contains(p.Addr().Next())):
-		d.fail(n.at, fmt.Sprintf("%s %s is no host's address", name, quote(n.text)), "the first and the last address of a network are reserved", "write one between them")
+		d.fail(n.at, fmt.Sprintf("%s %s is no host's address", name, wording.Quote(n.text)), "the first and the last address of a network are reserved", "write one between them")
 	default:
 		return p, true
 	}
@@ -273,5 +274,5 @@ func shown(n *node) string {
 	if n.kind >= list || n.kind == null {
 		return kindNames[n.kind]
 	}
-	return quote(n.text)
+	return wording.Quote(n.text)
 }

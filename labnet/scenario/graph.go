@@ -8,6 +8,7 @@ import (
 
 	"github.com/tunlb/tunlb/labnet"
 	"github.com/tunlb/tunlb/tunlb/config"
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // Formats are what Graph can make.
@@ -26,7 +27,7 @@ func Graph(f *File, format string) (string, error) {
 	case "svg":
 		return p.SVG(), nil
 	}
-	return "", fmt.Errorf("unknown format %s: %s", quote(format), suggest(format, Formats()))
+	return "", fmt.Errorf("unknown format %s: %s", wording.Quote(format), wording.Suggest(format, Formats()))
 }
 
 // picture shows networks as switches, named by what their links do as well.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tunlb/tunlb/labnet"
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // Bounds of what a link and a server can be told, and of names: those of hosts become names of interfaces and namespaces.
@@ -43,7 +44,7 @@ func Load(path string) (*File, error) {
 	if text, ok := shippedText(path); ok {
 		return Parse(path+".yaml", text)
 	}
-	return nil, fmt.Errorf("read the lab file: %w; tunlb comes with the labs %s", err, enumerate(Shipped(), "and"))
+	return nil, fmt.Errorf("read the lab file: %w; tunlb comes with the labs %s", err, wording.Enumerate(Shipped(), "and"))
 }
 
 // places is where things stand that are checked once all has been read.
@@ -193,7 +194,7 @@ func (d *decoder) attachments(n *node, hat *hostAt, director bool) (all []Attach
 			for _, n := range d.lab.Networks {
 				names = append(names, n.Name)
 			}
-			d.fail(at, fmt.Sprintf("unknown network %s", quote(name)), "networks: has none of this name", suggest(name, names))
+			d.fail(at, fmt.Sprintf("unknown network %s", wording.Quote(name)), "networks: has none of this name", wording.Suggest(name, names))
 		}
 		addresses := func(n *node) {
 			d.oneOrMore(n, "addresses", func(n *node) {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // What steps get that do not say otherwise, and at most.
@@ -53,7 +55,7 @@ func (d *decoder) step(n *node) {
 	case len(actions) == 0 && len(d.errs) > before: // the action may be what is misspelt
 		return
 	case len(actions) == 0:
-		d.fail(n.at, "step without an action", "it would do nothing", "write one of "+enumerate(actionNames(d.actions(&s, at)), "and"))
+		d.fail(n.at, "step without an action", "it would do nothing", "write one of "+wording.Enumerate(actionNames(d.actions(&s, at)), "and"))
 		return
 	case len(actions) > 1:
 		d.fail(actions[1], "second action in a step", "a step does one thing", "begin a step of its own with -")
@@ -150,7 +152,7 @@ func (d *decoder) url(n *node, r *Request) {
 	}
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "http" || u.Host == "" || u.User != nil {
-		d.fail(n.at, fmt.Sprintf("url %s is none of HTTP", quote(s)), "the servers speak HTTP without TLS", instead)
+		d.fail(n.at, fmt.Sprintf("url %s is none of HTTP", wording.Quote(s)), "the servers speak HTTP without TLS", instead)
 		return
 	}
 	port := u.Port()
@@ -159,7 +161,7 @@ func (d *decoder) url(n *node, r *Request) {
 	}
 	to, err := netip.ParseAddrPort(net.JoinHostPort(u.Hostname(), port))
 	if err != nil || to.Port() == 0 {
-		d.fail(n.at, fmt.Sprintf("url %s has no address", quote(s)), "names are not resolved in a lab", instead)
+		d.fail(n.at, fmt.Sprintf("url %s has no address", wording.Quote(s)), "names are not resolved in a lab", instead)
 		return
 	}
 	if u.Path == "" {
@@ -240,7 +242,7 @@ func (d *decoder) status(n *node, at *stepAt) Action {
 	case s.Server == "" && (s.Health != "" || s.Drained != nil || slices.ContainsFunc(s.Counts, func(c Count) bool { return serverCounter(c.Name) })):
 		d.fail(n.at, "status of a service with what only servers have", "these are health, drained, weight, active, inactive and passing", "write server:, too")
 	case s.Health == "" && s.Drained == nil && len(s.Counts) == 0:
-		d.fail(n.at, "status without what it is to be", "it would always be true", "write health: up, or one of "+enumerate(statusCounters(), "and"))
+		d.fail(n.at, "status without what it is to be", "it would always be true", "write health: up, or one of "+wording.Enumerate(statusCounters(), "and"))
 	}
 	return s
 }

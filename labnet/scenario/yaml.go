@@ -2,16 +2,15 @@ package scenario
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
 
-	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/lexer"
-	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/tunlb/tunlb/tunlb/config/syntax"
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // Bounds of a lab file, far above any that is of use. The parser calls itself for every level, and for every further key of a
@@ -118,25 +117,19 @@ func (d *decoder) syntax(data []byte) (file *ast.File) {
 			d.fail(pos{1, 1}, "no valid YAML", "it cannot be parsed", "write it as in docs/labs.md")
 		}
 	}()
-	tokens := rejoin(lexer.Tokenize(string(data)))
+	tokens := syntax.Tokens(data)
 	if !d.bounded(tokens) {
 		return nil
 	}
-	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
+	file, err := syntax.Parse(tokens)
 	if err == nil {
 		return file
 	}
-	var at *token.Token
-	why := err.Error()
-	if ye, ok := errors.AsType[yaml.Error](err); ok {
-		at, why = ye.GetToken(), ye.GetMessage()
-	}
-	why, _, _ = strings.Cut(why, "\n")
-	instead := "write it as YAML wants it; quotes around a value help"
+	why, instead := err.Why, "write it as YAML wants it; quotes around a value help"
 	if strings.Contains(why, "\t") {
 		why, instead = strings.ReplaceAll(why, "\t", `\t`), "write spaces"
 	}
-	d.fail(posOf(at), "no valid YAML", why, instead)
+	d.fail(posOf(err.At), "no valid YAML", why, instead)
 	return nil
 }
 
@@ -174,52 +167,6 @@ func (d *decoder) bounded(tokens token.Tokens) bool {
 	return true
 }
 
-// rejoin makes one string again of 192.168.0.10:80 in "{servers: [192.168.0.10:80]}", which the lexer takes for a key and
-// its value although a key's colon is followed by a space (goccy/go-yaml issue 832).
-func rejoin(tokens token.Tokens) token.Tokens {
-	var (
-		out  token.Tokens
-		open []token.Type
-	)
-	for _, tk := range tokens {
-		switch tk.Type {
-		case token.SequenceStartType, token.MappingStartType:
-			open = append(open, tk.Type)
-		case token.SequenceEndType, token.MappingEndType:
-			open = open[:max(0, len(open)-1)]
-		}
-		inList := len(open) > 0 && open[len(open)-1] == token.SequenceStartType
-		if n := len(out); inList && n > 1 && out[n-1].Type == token.MappingValueType && plain(tk) && plain(out[n-2]) &&
-			adjacent(out[n-2], out[n-1]) && adjacent(out[n-1], tk) {
-			joined := out[n-2].Value + ":" + tk.Value
-			out = append(out[:n-2], token.String(joined, joined, out[n-2].Position))
-			continue
-		}
-		out = append(out, tk)
-	}
-	for i, tk := range out {
-		tk.Prev, tk.Next = nil, nil
-		if i > 0 {
-			tk.Prev, out[i-1].Next = out[i-1], tk
-		}
-	}
-	return out
-}
-
-// plain reports whether tk is a scalar without quotes.
-func plain(tk *token.Token) bool {
-	switch tk.Type {
-	case token.StringType, token.IntegerType, token.OctetIntegerType, token.HexIntegerType, token.BinaryIntegerType, token.FloatType:
-		return true
-	}
-	return false
-}
-
-// adjacent reports whether b begins where a ends.
-func adjacent(a, b *token.Token) bool {
-	return a.Position.Line == b.Position.Line && a.Position.Column+utf8.RuneCountInString(a.Value) == b.Position.Column
-}
-
 // tree turns the parser's nodes into ours. An alias may only look back, so there are no cycles.
 type tree struct {
 	*decoder
@@ -238,7 +185,7 @@ func (t *tree) convert(n ast.Node) *node {
 		name := n.Value.GetToken().Value
 		v := t.anchors[name]
 		if v == nil {
-			t.fail(at, fmt.Sprintf("unknown alias %s", quote("*"+name)), "no anchor of this name stands above it", fmt.Sprintf("write %s before the value that is meant", quote("&"+name)))
+			t.fail(at, fmt.Sprintf("unknown alias %s", wording.Quote("*"+name)), "no anchor of this name stands above it", fmt.Sprintf("write %s before the value that is meant", wording.Quote("&"+name)))
 			return &node{at: at}
 		}
 		used := *v
@@ -299,7 +246,7 @@ func (t *tree) mapping(n *ast.MappingNode) *node {
 		}
 		name := v.Key.GetToken().Value
 		if m.field(name) != nil {
-			t.fail(at, "doubled key "+quote(name), "it stands above already", "write it once")
+			t.fail(at, "doubled key "+wording.Quote(name), "it stands above already", "write it once")
 			continue
 		}
 		m.fields = append(m.fields, field{name, at, value})

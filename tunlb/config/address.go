@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // addr reads an IP address of one host.
@@ -39,7 +41,7 @@ func (d *decoder) notAddress(at pos, name, s, instead string) {
 	} else if strings.ContainsFunc(s, func(r rune) bool { return r >= 'g' && r <= 'z' || r >= 'G' && r <= 'Z' }) {
 		why = "names are not resolved"
 	}
-	d.fail(at, fmt.Sprintf("%s %s is no address", name, quote(s)), why, instead)
+	d.fail(at, fmt.Sprintf("%s %s is no address", name, wording.Quote(s)), why, instead)
 }
 
 // host reports whether packets can be sent to a as to one host behind a router.
@@ -77,7 +79,7 @@ func (d *decoder) addrPort(at pos, name, s, needed string) (netip.AddrPort, bool
 			return netip.AddrPort{}, false
 		}
 		if needed != "" {
-			d.fail(at, fmt.Sprintf("%s %s has no port", name, quote(s)), needed, "write "+netip.AddrPortFrom(a, 80).String()+" if port 80 is meant")
+			d.fail(at, fmt.Sprintf("%s %s has no port", name, wording.Quote(s)), needed, "write "+netip.AddrPortFrom(a, 80).String()+" if port 80 is meant")
 			return netip.AddrPort{}, false
 		}
 		ap = netip.AddrPortFrom(a, 0)
@@ -92,9 +94,9 @@ func (d *decoder) rawPrefix(at pos, name, s string) (netip.Prefix, bool) {
 	p, err := parsePrefix(s)
 	switch {
 	case errors.Is(err, errNoLength):
-		d.fail(at, fmt.Sprintf("%s %s has no prefix length", name, quote(s)), "the prefix says what is on the link", fmt.Sprintf("write it like %s/%d", s, p.Bits()))
+		d.fail(at, fmt.Sprintf("%s %s has no prefix length", name, wording.Quote(s)), "the prefix says what is on the link", fmt.Sprintf("write it like %s/%d", s, p.Bits()))
 	case err != nil:
-		d.fail(at, fmt.Sprintf("%s %s is no prefix", name, quote(s)), "a prefix is an address with a length", "write it like 192.0.2.0/24 or 2001:db8::/64")
+		d.fail(at, fmt.Sprintf("%s %s is no prefix", name, wording.Quote(s)), "a prefix is an address with a length", "write it like 192.0.2.0/24 or 2001:db8::/64")
 	case p.Addr().Is4In6():
 		d.fail(at, fmt.Sprintf("%s %q is an IPv4-mapped IPv6 prefix", name, s), "packets on the wire have IPv4 addresses", fmt.Sprintf("write %s/%d", p.Addr().Unmap(), max(0, p.Bits()-96)))
 	default:

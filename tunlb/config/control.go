@@ -6,6 +6,8 @@ import (
 	"path"
 	"strconv"
 	"strings"
+
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 func (d *decoder) decodeControl(n *node) {
@@ -25,9 +27,9 @@ func (d *decoder) decodeSocket(n *node) {
 	switch {
 	case !ok:
 	case !strings.HasPrefix(s, "/"):
-		d.fail(n.at, fmt.Sprintf("socket %s is no absolute path", quote(s)), "the commands look for it from other directories", "write it like /run/tunlb.sock")
+		d.fail(n.at, fmt.Sprintf("socket %s is no absolute path", wording.Quote(s)), "the commands look for it from other directories", "write it like /run/tunlb.sock")
 	case len(s) > longestSocket:
-		d.fail(n.at, fmt.Sprintf("socket %s is too long", quote(s)), fmt.Sprintf("a socket's path has at most %d bytes", longestSocket), "write a shorter one")
+		d.fail(n.at, fmt.Sprintf("socket %s is too long", wording.Quote(s)), fmt.Sprintf("a socket's path has at most %d bytes", longestSocket), "write a shorter one")
 	default:
 		d.control.Socket = path.Clean(s)
 	}
@@ -42,7 +44,7 @@ func (d *decoder) decodeMode(n *node) {
 	}
 	v, err := strconv.ParseUint(strings.TrimPrefix(n.text, "0o"), 8, 32)
 	if err != nil || v > uint64(fs.ModePerm) {
-		d.fail(n.at, "mode "+quote(n.text)+" is no permission", "it is an octal number up to 0777", instead)
+		d.fail(n.at, "mode "+wording.Quote(n.text)+" is no permission", "it is an octal number up to 0777", instead)
 		return
 	}
 	d.control.Mode = fs.FileMode(v)
@@ -57,7 +59,7 @@ func (d *decoder) accounts(n *node, name string) (list []string) {
 		if n.kind == integer {
 			id, err := strconv.ParseUint(n.text, 10, 32)
 			if err != nil || id > mostID {
-				d.fail(n.at, fmt.Sprintf("%s %s is no ID", name, quote(n.text)), fmt.Sprintf("IDs are from 0 to %d", uint32(mostID)), "write a name or a number in this range")
+				d.fail(n.at, fmt.Sprintf("%s %s is no ID", name, wording.Quote(n.text)), fmt.Sprintf("IDs are from 0 to %d", uint32(mostID)), "write a name or a number in this range")
 				return
 			}
 			account = strconv.FormatUint(id, 10)
@@ -65,7 +67,7 @@ func (d *decoder) accounts(n *node, name string) (list []string) {
 			return
 		}
 		if at, known := first[account]; known {
-			d.doubled(n.at, fmt.Sprintf("%s %s", name, quote(account)), at, "write it once")
+			d.doubled(n.at, fmt.Sprintf("%s %s", name, wording.Quote(account)), at, "write it once")
 			return
 		}
 		first[account] = n.at

@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // maxVisits bounds what aliases of aliased lists can unfold to.
@@ -123,7 +124,7 @@ func (d *decoder) decodeField(f field, of string, keys []key) {
 			names = append(names, k.name)
 		}
 	}
-	d.fail(f.at, "unknown key "+quote(f.key), "it is no key of "+of, suggest(f.key, names))
+	d.fail(f.at, "unknown key "+wording.Quote(f.key), "it is no key of "+of, wording.Suggest(f.key, names))
 }
 
 // visit counts list items and fields, and reports whether to go on.
@@ -180,7 +181,7 @@ func (d *decoder) str(n *node, name string) (string, bool) {
 	case n.kind == text && n.text == "":
 		d.fail(n.at, fmt.Sprintf("%q is empty", name), "a key has a value", "write one or remove the key")
 	case n.kind == text && strings.ContainsFunc(n.text, unicode.IsControl):
-		d.fail(n.at, fmt.Sprintf("%s %s has a control character", name, quote(n.text)), "it is one line of text", "write it without")
+		d.fail(n.at, fmt.Sprintf("%s %s has a control character", name, wording.Quote(n.text)), "it is one line of text", "write it without")
 	case n.kind == text:
 		return n.text, true
 	case n.kind < list:
@@ -204,9 +205,9 @@ func (d *decoder) number(n *node, name string, least, most int) (int, bool) {
 	case strconv.Itoa(v) == digits && v >= least && v <= most:
 		return v, true
 	case strconv.Itoa(v) == digits || errors.Is(err, strconv.ErrRange):
-		d.fail(n.at, fmt.Sprintf("%s %s is out of range", name, quote(n.text)), fmt.Sprintf("%d to %d are allowed", least, most), instead)
+		d.fail(n.at, fmt.Sprintf("%s %s is out of range", name, wording.Quote(n.text)), fmt.Sprintf("%d to %d are allowed", least, most), instead)
 	default:
-		d.fail(n.at, fmt.Sprintf("%s %s is no plain decimal number", name, quote(n.text)), "readers of YAML disagree on its value", instead)
+		d.fail(n.at, fmt.Sprintf("%s %s is no plain decimal number", name, wording.Quote(n.text)), "readers of YAML disagree on its value", instead)
 	}
 	return 0, false
 }
@@ -218,7 +219,7 @@ func (d *decoder) duration(n *node, name string, into *time.Duration) {
 
 func (d *decoder) durationWithin(n *node, name string, least, most time.Duration, into *time.Duration) {
 	if n.kind == integer {
-		d.fail(n.at, fmt.Sprintf("%s %s has no unit", name, quote(n.text)), "a time has one", fmt.Sprintf("write %ss if seconds are meant", n.text))
+		d.fail(n.at, fmt.Sprintf("%s %s has no unit", name, wording.Quote(n.text)), "a time has one", fmt.Sprintf("write %ss if seconds are meant", n.text))
 		return
 	}
 	if n.kind != text {
@@ -232,9 +233,9 @@ func (d *decoder) durationWithin(n *node, name string, least, most time.Duration
 	v, err := time.ParseDuration(s)
 	switch {
 	case err != nil:
-		d.fail(n.at, fmt.Sprintf("%s %s is no time", name, quote(s)), "a time is numbers with units", "write it like 900s, 15m or 1h30m")
+		d.fail(n.at, fmt.Sprintf("%s %s is no time", name, wording.Quote(s)), "a time is numbers with units", "write it like 900s, 15m or 1h30m")
 	case v < least || v > most:
-		d.fail(n.at, fmt.Sprintf("%s %s is out of range", name, quote(s)), fmt.Sprintf("%s to %s are allowed", durationText(least), durationText(most)), "write a time in this range")
+		d.fail(n.at, fmt.Sprintf("%s %s is out of range", name, wording.Quote(s)), fmt.Sprintf("%s to %s are allowed", durationText(least), durationText(most)), "write a time in this range")
 	default:
 		*into = v
 	}
@@ -249,12 +250,12 @@ func (d *decoder) label(n *node, name string) (string, bool) {
 	}
 	for _, r := range s {
 		if r <= ' ' || r > '~' || r == '"' || r == '\\' {
-			d.fail(n.at, fmt.Sprintf("%s %s has %q in it", name, quote(s), r), "names are one word of ASCII", "write letters, digits, - and .")
+			d.fail(n.at, fmt.Sprintf("%s %s has %q in it", name, wording.Quote(s), r), "names are one word of ASCII", "write letters, digits, - and .")
 			return "", false
 		}
 	}
 	if len(s) > longest {
-		d.fail(n.at, fmt.Sprintf("%s %s is too long", name, quote(s)), fmt.Sprintf("at most %d characters are allowed", longest), "write a shorter one")
+		d.fail(n.at, fmt.Sprintf("%s %s is too long", name, wording.Quote(s)), fmt.Sprintf("at most %d characters are allowed", longest), "write a shorter one")
 		return "", false
 	}
 	return s, true
@@ -262,7 +263,7 @@ func (d *decoder) label(n *node, name string) (string, bool) {
 
 // choice reads one of names; later are those of later versions.
 func (d *decoder) choice(n *node, name string, names, later []string) (string, bool) {
-	if n.kind == boolean && n.text == "false" && nearest("off", names) == "off" {
+	if n.kind == boolean && n.text == "false" && wording.Nearest("off", names) == "off" {
 		d.fail(n.at, fmt.Sprintf("%q is true or false", name), "a string is expected", `write "off"`)
 		return "", false
 	}
@@ -277,11 +278,11 @@ func (d *decoder) choice(n *node, name string, names, later []string) (string, b
 	}
 	for _, known := range later {
 		if s == known {
-			d.fail(n.at, fmt.Sprintf("%s %q is not supported by this version", name, s), "a later version has it", "write "+enumerate(names, "or"))
+			d.fail(n.at, fmt.Sprintf("%s %q is not supported by this version", name, s), "a later version has it", "write "+wording.Enumerate(names, "or"))
 			return "", false
 		}
 	}
-	d.fail(n.at, fmt.Sprintf("unknown %s %s", name, quote(s)), "this version has "+enumerate(names, "and"), suggest(s, names))
+	d.fail(n.at, fmt.Sprintf("unknown %s %s", name, wording.Quote(s)), "this version has "+wording.Enumerate(names, "and"), wording.Suggest(s, names))
 	return "", false
 }
 

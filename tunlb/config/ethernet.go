@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // On an Ethernet segment tunlb is a host like the others.
@@ -58,10 +60,10 @@ func (d *decoder) decodeVia(n *node, p *port) {
 	words := strings.Fields(s)
 	switch {
 	case len(words) == 1:
-		d.fail(n.at, fmt.Sprintf("route %s has no next hop", quote(s)), "of the many hosts of a segment one is the router", "write "+quote(s+" via ADDRESS"))
+		d.fail(n.at, fmt.Sprintf("route %s has no next hop", wording.Quote(s)), "of the many hosts of a segment one is the router", "write "+wording.Quote(s+" via ADDRESS"))
 		return
 	case len(words) != 3 || words[1] != "via":
-		d.fail(n.at, fmt.Sprintf("route %s is no route", quote(s)), "a route is a network and the router that leads there", form)
+		d.fail(n.at, fmt.Sprintf("route %s is no route", wording.Quote(s)), "a route is a network and the router that leads there", form)
 		return
 	}
 	r := Route{Via: d.nextHop(n.at, words[2])}
@@ -102,7 +104,7 @@ func (d *decoder) mac(n *node, name string) (mac [6]byte) {
 	hw, err := net.ParseMAC(n.text)
 	switch {
 	case err != nil || len(hw) != len(mac):
-		d.fail(n.at, fmt.Sprintf("%s %s is no MAC address", name, quote(n.text)), "it is six bytes in hexadecimal", instead)
+		d.fail(n.at, fmt.Sprintf("%s %s is no MAC address", name, wording.Quote(n.text)), "it is six bytes in hexadecimal", instead)
 	case hw[0]&1 != 0:
 		d.fail(n.at, fmt.Sprintf("%s %q is a group address", name, hw), "it is not one station's", instead)
 	case [6]byte(hw) == mac:

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 const maxGateways = 256
@@ -57,13 +59,13 @@ func (d *decoder) decodePortRange(n *node, g *gateway) {
 	last, err2 := strconv.ParseUint(to, 10, 16)
 	switch {
 	case err1 != nil || err2 != nil:
-		d.fail(n.at, fmt.Sprintf("ports %s is no range", quote(n.text)), "a range is two ports with - between them", instead)
+		d.fail(n.at, fmt.Sprintf("ports %s is no range", wording.Quote(n.text)), "a range is two ports with - between them", instead)
 	case first == 0:
-		d.fail(n.at, fmt.Sprintf("ports %s has port 0", quote(n.text)), "no connection has it", instead)
+		d.fail(n.at, fmt.Sprintf("ports %s has port 0", wording.Quote(n.text)), "no connection has it", instead)
 	case last == 65535:
-		d.fail(n.at, fmt.Sprintf("ports %s has port 65535", quote(n.text)), "the kernel's policy rules take none above 65534", fmt.Sprintf("write %d-65534", min(first, 65534)))
+		d.fail(n.at, fmt.Sprintf("ports %s has port 65535", wording.Quote(n.text)), "the kernel's policy rules take none above 65534", fmt.Sprintf("write %d-65534", min(first, 65534)))
 	case first > last:
-		d.fail(n.at, fmt.Sprintf("ports %s runs backwards", quote(n.text)), "the lower port comes first", fmt.Sprintf("write %d-%d", last, first))
+		d.fail(n.at, fmt.Sprintf("ports %s runs backwards", wording.Quote(n.text)), "the lower port comes first", fmt.Sprintf("write %d-%d", last, first))
 	default:
 		g.FirstPort, g.LastPort = uint16(first), uint16(last)
 	}

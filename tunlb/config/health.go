@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // What a check gets that does not say otherwise. Rise and fall are HAProxy's; at the start, though, a server is down
@@ -65,7 +66,7 @@ func (d *decoder) decodeHealth(n *node, s *service) {
 			d.fail(n.at, noCommand, "a program decides", "write health: {type: exec, command: [/path/to/program, argument]}")
 		}
 	default:
-		d.fail(n.at, fmt.Sprintf(`"health" is %s`, kindNames[n.kind]), "a type of check, or a map with it, is expected", "write health: "+enumerate(healthTypes, "or"))
+		d.fail(n.at, fmt.Sprintf(`"health" is %s`, kindNames[n.kind]), "a type of check, or a map with it, is expected", "write health: "+wording.Enumerate(healthTypes, "or"))
 	}
 	s.Health = h
 	s.check.bad = len(d.errs) > before || n.broken
@@ -116,7 +117,7 @@ func (d *decoder) decodeCheck(n *node, s *service, h *policy.Health) {
 	}
 	switch {
 	case n.field("type") == nil:
-		d.fail(n.at, `health without "type"`, "there are several ways to check a server", "write type: "+enumerate(healthTypes, "or"))
+		d.fail(n.at, `health without "type"`, "there are several ways to check a server", "write type: "+wording.Enumerate(healthTypes, "or"))
 	case h.Type == "exec" && n.field("command") == nil:
 		d.fail(n.at, noCommand, "a program decides", "write command: [/path/to/program, argument]")
 	}
@@ -147,7 +148,7 @@ func unfitCheck(key, typ string) *unfit {
 	if !some || typ == "" || slices.Contains(types, typ) {
 		return nil
 	}
-	return &unfit{fmt.Sprintf("%q of a check with type %s", key, typ), "it belongs to " + enumerate(types, "and"), "remove the key or write type: " + enumerate(types, "or")}
+	return &unfit{fmt.Sprintf("%q of a check with type %s", key, typ), "it belongs to " + wording.Enumerate(types, "and"), "remove the key or write type: " + wording.Enumerate(types, "or")}
 }
 
 // path is what an HTTP server is asked for.
@@ -157,10 +158,10 @@ func (d *decoder) path(n *node, name string) string {
 	case !ok:
 		return ""
 	case !strings.HasPrefix(s, "/"):
-		d.fail(n.at, fmt.Sprintf("%s %s does not begin with /", name, quote(s)), "a request has the path alone, and its server's name in host", "write it like /healthz")
+		d.fail(n.at, fmt.Sprintf("%s %s does not begin with /", name, wording.Quote(s)), "a request has the path alone, and its server's name in host", "write it like /healthz")
 		return ""
 	case i >= 0:
-		d.fail(n.at, fmt.Sprintf("%s %s has %q in it", name, quote(s), s[i]), "a request line is one of printable ASCII without spaces", fmt.Sprintf("write %%%02X", s[i]))
+		d.fail(n.at, fmt.Sprintf("%s %s has %q in it", name, wording.Quote(s), s[i]), "a request line is one of printable ASCII without spaces", fmt.Sprintf("write %%%02X", s[i]))
 		return ""
 	}
 	return s
@@ -174,7 +175,7 @@ func (d *decoder) hostName(n *node, name string) string {
 	case !ok:
 		return ""
 	case len(s) > longest || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`/\"@?#`, r) }):
-		d.fail(n.at, fmt.Sprintf("%s %s is no name", name, quote(s)), "names are letters, digits, - and . in ASCII", "write it like www.example.com")
+		d.fail(n.at, fmt.Sprintf("%s %s is no name", name, wording.Quote(s)), "names are letters, digits, - and . in ASCII", "write it like www.example.com")
 		return ""
 	}
 	return s
@@ -188,7 +189,7 @@ func (d *decoder) regexp(n *node, name string) string {
 	}
 	if _, err := regexp.Compile(s); err != nil {
 		why := strings.TrimPrefix(err.Error(), "error parsing regexp: ")
-		d.fail(n.at, fmt.Sprintf("%s %s is no regular expression", name, quote(s)), why, `write one in the syntax of RE2, with \ before a character that is meant as it is`)
+		d.fail(n.at, fmt.Sprintf("%s %s is no regular expression", name, wording.Quote(s)), why, `write one in the syntax of RE2, with \ before a character that is meant as it is`)
 		return ""
 	}
 	return s
@@ -212,7 +213,7 @@ func (d *decoder) binary(n *node, name string) string {
 	}
 	b, err := hex.DecodeString(n.text)
 	if err != nil || len(b) == 0 {
-		d.fail(n.at, fmt.Sprintf("%s %s is not hexadecimal", name, quote(n.text)), "each byte is two digits", instead)
+		d.fail(n.at, fmt.Sprintf("%s %s is not hexadecimal", name, wording.Quote(n.text)), "each byte is two digits", instead)
 	}
 	return string(b)
 }
@@ -235,11 +236,11 @@ func (d *decoder) statuses(n *node) (list []policy.StatusRange) {
 		last, err2 := strconv.Atoi(to)
 		switch {
 		case err1 != nil || err2 != nil:
-			d.fail(n.at, "status "+quote(n.text)+" is no range", "a range is two numbers with - between them", instead)
+			d.fail(n.at, "status "+wording.Quote(n.text)+" is no range", "a range is two numbers with - between them", instead)
 		case first < least || last > most:
-			d.fail(n.at, "status "+quote(n.text)+" is out of range", fmt.Sprintf("%d to %d are allowed", least, most), instead)
+			d.fail(n.at, "status "+wording.Quote(n.text)+" is out of range", fmt.Sprintf("%d to %d are allowed", least, most), instead)
 		case first > last:
-			d.fail(n.at, "status "+quote(n.text)+" runs backwards", "the lower number comes first", fmt.Sprintf("write %d-%d", last, first))
+			d.fail(n.at, "status "+wording.Quote(n.text)+" runs backwards", "the lower number comes first", fmt.Sprintf("write %d-%d", last, first))
 		default:
 			list = append(list, policy.StatusRange{First: first, Last: last})
 		}
@@ -257,9 +258,9 @@ func (d *decoder) command(n *node) (words []string) {
 		switch {
 		case !ok:
 		case len(words) == 0 && !path.IsAbs(s):
-			d.fail(item.at, fmt.Sprintf("command %s is no absolute path", quote(s)), "the daemon has a PATH and a directory of its own", "write it like /usr/local/bin/check")
+			d.fail(item.at, fmt.Sprintf("command %s is no absolute path", wording.Quote(s)), "the daemon has a PATH and a directory of its own", "write it like /usr/local/bin/check")
 		case n.kind != list && strings.Contains(s, " "):
-			d.fail(item.at, fmt.Sprintf("command %s has a space in it", quote(s)), "no shell takes it apart", fmt.Sprintf("write [%s]", strings.Join(strings.Fields(s), ", ")))
+			d.fail(item.at, fmt.Sprintf("command %s has a space in it", wording.Quote(s)), "no shell takes it apart", fmt.Sprintf("write [%s]", strings.Join(strings.Fields(s), ", ")))
 		}
 		words = append(words, s)
 	})

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // maxListens bounds the places of one service.
@@ -75,7 +76,7 @@ func (d *decoder) place(n *node) (l policy.Listen, ok bool) {
 	case "udp":
 		l.Proto = policy.UDP
 	default:
-		d.fail(n.at, fmt.Sprintf("listen %s has the protocol %s", quote(text), quote(proto)), "this version has tcp and udp", suggest(proto, []string{"tcp", "udp"}))
+		d.fail(n.at, fmt.Sprintf("listen %s has the protocol %s", wording.Quote(text), wording.Quote(proto)), "this version has tcp and udp", wording.Suggest(proto, []string{"tcp", "udp"}))
 		ok = false
 	}
 	i := strings.LastIndex(address, ":") + 1 // 0 is an address, or none, without a port
@@ -97,7 +98,7 @@ func (d *decoder) place(n *node) (l policy.Listen, ok bool) {
 // lastPort reads the end of a range.
 func (d *decoder) lastPort(at pos, text string, first uint16, s string) (uint16, bool) {
 	last, err := strconv.ParseUint(s, 10, 16)
-	what, instead := "listen "+quote(text)+" has ", "write a range like 8000-8100"
+	what, instead := "listen "+wording.Quote(text)+" has ", "write a range like 8000-8100"
 	switch {
 	case err != nil:
 		d.fail(at, what+"no range of ports", "a range is two ports with - between them", instead)

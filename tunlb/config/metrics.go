@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // Metrics is the endpoint that Prometheus asks.
@@ -43,7 +44,7 @@ func (d *decoder) decodeMetricsListen(n *node) {
 	d.metricsAt = n.at
 	if strings.HasPrefix(s, "/") {
 		if len(s) > longestSocket {
-			d.fail(n.at, fmt.Sprintf("socket %s is too long", quote(s)), fmt.Sprintf("a socket's path has at most %d bytes", longestSocket), "write a shorter one")
+			d.fail(n.at, fmt.Sprintf("socket %s is too long", wording.Quote(s)), fmt.Sprintf("a socket's path has at most %d bytes", longestSocket), "write a shorter one")
 			return
 		}
 		d.metrics.Listen = path.Clean(s)
@@ -52,11 +53,11 @@ func (d *decoder) decodeMetricsListen(n *node) {
 	ap, err := netip.ParseAddrPort(s)
 	switch {
 	case err != nil && strings.HasPrefix(s, ":"):
-		d.fail(n.at, fmt.Sprintf("listen %s has no address", quote(s)), "all addresses would be open to everybody", fmt.Sprintf(`write 127.0.0.1%s, or "[::]%[1]s" if all are meant`, s))
+		d.fail(n.at, fmt.Sprintf("listen %s has no address", wording.Quote(s)), "all addresses would be open to everybody", fmt.Sprintf(`write 127.0.0.1%s, or "[::]%[1]s" if all are meant`, s))
 	case err != nil:
 		d.notAddress(n.at, "listen", s, instead)
 	case ap.Port() == 0:
-		d.fail(n.at, fmt.Sprintf("listen %s has port 0", quote(s)), "nobody would know where to ask", instead)
+		d.fail(n.at, fmt.Sprintf("listen %s has port 0", wording.Quote(s)), "nobody would know where to ask", instead)
 	default:
 		d.metrics.Listen = ap.String()
 	}

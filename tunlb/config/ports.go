@@ -6,6 +6,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // Bounds of lists, far above any use: the checks compare every port with every other.
@@ -123,10 +125,10 @@ func (d *decoder) deviceName(n *node, name string) string {
 	case !ok:
 		return ""
 	case len(s) > longest:
-		d.fail(n.at, fmt.Sprintf("%s %s is too long", name, quote(s)), fmt.Sprintf("a device's name has at most %d bytes", longest), "write a shorter one")
+		d.fail(n.at, fmt.Sprintf("%s %s is too long", name, wording.Quote(s)), fmt.Sprintf("a device's name has at most %d bytes", longest), "write a shorter one")
 		return ""
 	case s == "." || s == ".." || strings.ContainsFunc(s, notInDeviceName):
-		d.fail(n.at, fmt.Sprintf("%s %s is no device's name", name, quote(s)), "the kernel allows no space, /, : or %", "write letters, digits and -")
+		d.fail(n.at, fmt.Sprintf("%s %s is no device's name", name, wording.Quote(s)), "the kernel allows no space, /, : or %", "write letters, digits and -")
 		return ""
 	}
 	return s
@@ -159,7 +161,7 @@ func (d *decoder) decodeNetNS(n *node) string {
 	case strings.HasPrefix(s, "/"):
 		return path.Clean(s)
 	case strings.Contains(s, "/") || s == "." || s == "..":
-		d.fail(n.at, fmt.Sprintf("netns %s is a relative path", quote(s)), "it depends on where tunlb is started", "write an absolute path or a name of ip netns")
+		d.fail(n.at, fmt.Sprintf("netns %s is a relative path", wording.Quote(s)), "it depends on where tunlb is started", "write an absolute path or a name of ip netns")
 	default:
 		return "/run/netns/" + s
 	}
@@ -180,8 +182,8 @@ func (d *decoder) decodeRoutes(n *node, p *port) {
 		if p.Ethernet() {
 			d.decodeVia(n, p)
 		} else if to, _, found := strings.Cut(n.text, " via "); found {
-			d.fail(n.at, fmt.Sprintf("route %s has a next hop", quote(n.text)), "behind a TUN device there is only one, the kernel",
-				"write "+strings.Replace(quote(to), `"default"`, `"0.0.0.0/0" or "::/0"`, 1))
+			d.fail(n.at, fmt.Sprintf("route %s has a next hop", wording.Quote(n.text)), "behind a TUN device there is only one, the kernel",
+				"write "+strings.Replace(wording.Quote(to), `"default"`, `"0.0.0.0/0" or "::/0"`, 1))
 		} else if r, ok := d.prefix(n, "route"); ok {
 			p.Routes = append(p.Routes, r)
 			p.routeAt = append(p.routeAt, n.at)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 func (d *decoder) decodeScheduler(n *node) string {
@@ -48,7 +49,7 @@ func (d *decoder) decodeFlags(n *node, s *service) {
 		}
 		switch i := slices.Index(names, name); {
 		case i < 0 || !slices.Contains(flagged, scheduler):
-			d.fail(n.at, "unknown flag "+quote(text), "there are "+enumerate(names, "and"), suggest(name, names))
+			d.fail(n.at, "unknown flag "+wording.Quote(text), "there are "+wording.Enumerate(names, "and"), wording.Suggest(name, names))
 		case scheduler != s.Scheduler:
 			d.fail(n.at, fmt.Sprintf("flag %q with the scheduler %s", text, s.Scheduler), "it is another scheduler's", fmt.Sprintf("write %q", name))
 		default:
@@ -86,10 +87,10 @@ func (d *decoder) decodeMask(n *node, s *service) {
 	length, ok := 0, false
 	if mask, err := netip.ParseAddr(n.text); n.kind == text && err == nil && mask.Is4() && s.vip().Is4() {
 		if length, ok = maskLength(mask); !ok {
-			d.fail(n.at, "mask "+quote(n.text)+" is no netmask", "its ones come first, and there is at least one", "write it like 255.255.255.0 or 24")
+			d.fail(n.at, "mask "+wording.Quote(n.text)+" is no netmask", "its ones come first, and there is at least one", "write it like 255.255.255.0 or 24")
 		}
 	} else if n.kind == text && bits == 32 {
-		d.fail(n.at, "mask "+quote(n.text)+" is no netmask", "a mask is a number of bits or a netmask", "write it like 24 or 255.255.255.0")
+		d.fail(n.at, "mask "+wording.Quote(n.text)+" is no netmask", "a mask is a number of bits or a netmask", "write it like 24 or 255.255.255.0")
 	} else {
 		length, ok = d.number(n, "mask", 1, bits)
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 const (
@@ -98,7 +99,7 @@ func (d *decoder) serverAddress(at pos, text string, s *service) netip.AddrPort 
 	case !explicit:
 		return netip.AddrPortFrom(address.Addr(), s.port())
 	case address.Port() == 0 && s.port() != 0:
-		d.fail(at, fmt.Sprintf("address %s has port 0", quote(text)), "no connection has it", "write a port from 1 to 65535, or none if it is the service's")
+		d.fail(at, fmt.Sprintf("address %s has port 0", wording.Quote(text)), "no connection has it", "write a port from 1 to 65535, or none if it is the service's")
 		return netip.AddrPort{}
 	}
 	return address
@@ -109,7 +110,7 @@ func (d *decoder) checkServers(s *service, own map[netip.Addr]string, vips map[n
 	addresses := make(map[netip.AddrPort]pos)
 	for _, server := range s.all() {
 		if first, known := names[server.Name]; known {
-			d.doubled(server.at.name, "server name "+quote(server.Name), first, "write another name")
+			d.doubled(server.at.name, "server name "+wording.Quote(server.Name), first, "write another name")
 		} else {
 			names[server.Name] = server.at.name
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // maxQuorum is the largest sum of weights that anybody needs.
@@ -124,7 +125,7 @@ func (d *decoder) checkServiceNames() {
 			first[s.Name] = s
 		case f.implied && s.implied: // checkListen has it
 		default:
-			d.doubled(s.nameAt, "service name "+quote(s.Name), f.nameAt, "write another name")
+			d.doubled(s.nameAt, "service name "+wording.Quote(s.Name), f.nameAt, "write another name")
 		}
 	}
 }

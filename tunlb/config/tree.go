@@ -2,17 +2,16 @@ package config
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"regexp"
 	"strings"
 	"unicode/utf8"
 
-	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/lexer"
-	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/tunlb/tunlb/tunlb/config/syntax"
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // kind is what a YAML value is.
@@ -107,23 +106,18 @@ func (d *decoder) syntax(data []byte) (file *ast.File) {
 			d.syntaxError(data, nil, "it cannot be parsed")
 		}
 	}()
-	tokens := rejoin(lexer.Tokenize(string(data)))
+	tokens := syntax.Tokens(data)
 	g := guard{reporter: reporter{file: d.file}}
 	if !g.accept(tokens) {
 		d.errs = append(d.errs, g.errs...)
 		return nil
 	}
-	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
-	if err == nil {
-		return file
+	file, err := syntax.Parse(tokens)
+	if err != nil {
+		d.syntaxError(data, err.At, err.Why)
+		return nil
 	}
-	var at *token.Token
-	why := err.Error()
-	if ye, ok := errors.AsType[yaml.Error](err); ok {
-		at, why = ye.GetToken(), ye.GetMessage()
-	}
-	d.syntaxError(data, at, why)
-	return nil
+	return file
 }
 
 // bracketed is an IPv6 address with a port without quotes, which is the beginning of a list to YAML.
@@ -137,7 +131,6 @@ func (d *decoder) syntaxError(data []byte, tk *token.Token, why string) {
 			instead = fmt.Sprintf("write the address in quotes: %q", m[1])
 		}
 	}
-	why, _, _ = strings.Cut(why, "\n")
 	if strings.Contains(why, "\t") {
 		why, instead = strings.ReplaceAll(why, "\t", `\t`), "write spaces"
 	}
@@ -240,8 +233,8 @@ func (t *tree) alias(n *ast.AliasNode, at pos) *node {
 	}
 	v := t.anchors[name]
 	if v == nil {
-		t.fail(at, fmt.Sprintf("unknown alias %s", quote("*"+name)), "no valid anchor of this name stands above it",
-			fmt.Sprintf("write %s before the value that is meant", quote("&"+name)))
+		t.fail(at, fmt.Sprintf("unknown alias %s", wording.Quote("*"+name)), "no valid anchor of this name stands above it",
+			fmt.Sprintf("write %s before the value that is meant", wording.Quote("&"+name)))
 		return nil
 	}
 	used := *v
@@ -252,7 +245,7 @@ func (t *tree) alias(n *ast.AliasNode, at pos) *node {
 func (t *tree) tag(n *ast.TagNode, at pos, depth int) *node {
 	tag := n.Start.Value
 	if n.Value == nil || tag != "!!str" {
-		t.fail(at, fmt.Sprintf("tag %s", quote(tag)), "the keys know their types", "remove the tag")
+		t.fail(at, fmt.Sprintf("tag %s", wording.Quote(tag)), "the keys know their types", "remove the tag")
 		return nil
 	}
 	v := t.convert(n.Value, depth+1)
@@ -310,7 +303,7 @@ func (t *tree) addField(m *node, key ast.MapKeyNode, value *node) {
 	}
 	name := key.GetToken().Value
 	if first := m.field(name); first != nil {
-		t.fail(at, fmt.Sprintf("doubled key %s", quote(name)), fmt.Sprintf("the first one is in line %d", first.at.line), "write it once")
+		t.fail(at, fmt.Sprintf("doubled key %s", wording.Quote(name)), fmt.Sprintf("the first one is in line %d", first.at.line), "write it once")
 		return
 	}
 	m.fields = append(m.fields, field{key: name, at: at, value: value})

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tunlb/tunlb/stack/packet"
+	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
 // FilterSyntax is the filter's language for the help of commands.
@@ -199,7 +200,7 @@ func checkReason(value string) error {
 	if slices.Contains(known, value) {
 		return nil
 	}
-	if near := nearest(value, known); near != "" {
+	if near := wording.Nearest(value, known); near != "" {
 		return fmt.Errorf("drop %q: nothing is dropped for that reason; write drop %s", value, near)
 	}
 	return fmt.Errorf("drop %q: nothing is dropped for that reason; write one that `tunlb status` lists, such as drop no-server, or for all of them: drops", value)

@@ -1,4 +1,4 @@
-package config
+package wording
 
 import "testing"
 
@@ -18,8 +18,8 @@ func TestNearest(t *testing.T) {
 		{"a-very-long-word-which-nobody-can-have-meant", ""},
 	}
 	for _, tt := range tests {
-		if got := nearest(tt.word, names); got != tt.want {
-			t.Errorf("nearest(%q) = %q, want %q", tt.word, got, tt.want)
+		if got := Nearest(tt.word, names); got != tt.want {
+			t.Errorf("Nearest(%q) = %q, want %q", tt.word, got, tt.want)
 		}
 	}
 }
@@ -35,20 +35,6 @@ func TestDistance(t *testing.T) {
 	for _, tt := range tests {
 		if got := distance(tt.a, tt.b); got != tt.want {
 			t.Errorf("distance(%q, %q) = %d, want %d", tt.a, tt.b, got, tt.want)
-		}
-	}
-}
-
-func TestPeer(t *testing.T) {
-	tests := []struct{ own, want string }{
-		{"10.0.0.1/30", "10.0.0.2"}, {"10.0.0.2/30", "10.0.0.1"}, {"10.0.0.0/30", ""}, {"10.0.0.3/30", ""},
-		{"10.0.0.0/31", "10.0.0.1"}, {"10.0.0.1/31", "10.0.0.0"}, {"10.0.0.1/29", ""}, {"10.0.0.1/32", ""},
-		{"fd00::1/126", "fd00::2"}, {"fd00::2/126", "fd00::1"}, {"fd00::3/126", ""}, {"fd00::/127", "fd00::1"}, {"fd00::1/127", "fd00::"}, {"fd00::1/64", ""},
-	}
-	for _, tt := range tests {
-		got, ok := peer(pfx(tt.own))
-		if ok != (tt.want != "") || ok && got != adr(tt.want) {
-			t.Errorf("peer(%s) = %v %v, want %q", tt.own, got, ok, tt.want)
 		}
 	}
 }

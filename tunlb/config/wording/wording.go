@@ -1,12 +1,14 @@
-package config
+// Package wording is what errors in files and filters say of words: how they show what was written, list what there is, and
+// find the name that was meant. It knows no file and no language.
+package wording
 
 import (
 	"fmt"
 	"strings"
 )
 
-// quote shows what the file has; long text is cut, since an error is one line.
-func quote(s string) string {
+// Quote shows what the file has; long text is cut, since an error is one line.
+func Quote(s string) string {
 	const most = 60
 	if len(s) > most {
 		s = strings.ToValidUTF8(s[:most], "") + "..."
@@ -14,8 +16,8 @@ func quote(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// enumerate gives "a, b and c".
-func enumerate(names []string, and string) string {
+// Enumerate gives "a, b and c".
+func Enumerate(names []string, and string) string {
 	if len(names) < 2 {
 		return strings.Join(names, "")
 	}
@@ -23,17 +25,20 @@ func enumerate(names []string, and string) string {
 	return strings.Join(names[:last], ", ") + " " + and + " " + names[last]
 }
 
-// suggest says what to write instead of word: the nearest name, or all of them if none is near.
-func suggest(word string, names []string) string {
-	if name := nearest(word, names); name != "" {
+// Suggest says what to write instead of word: the nearest name, or all of them if none is near.
+func Suggest(word string, names []string) string {
+	if len(names) == 0 {
+		return "remove it"
+	}
+	if name := Nearest(word, names); name != "" {
 		return fmt.Sprintf("write %q", name)
 	}
-	return "write " + enumerate(names, "or")
+	return "write " + Enumerate(names, "or")
 }
 
-// nearest gives the name that word was most likely meant to be, "" if there is none: a third of the letters may differ,
+// Nearest gives the name that word was most likely meant to be, "" if there is none: a third of the letters may differ,
 // or one begins with the other.
-func nearest(word string, names []string) string {
+func Nearest(word string, names []string) string {
 	const longest = 40
 	if len(word) > longest {
 		return ""
