@@ -34,6 +34,23 @@ func (l *locality) fork(c *Client, of mapping) scheduler {
 	return &f
 }
 
+func (r *roundRobin) detach()         { r.up = slices.Clone(r.up) }
+func (w *weightedRoundRobin) detach() { w.up = slices.Clone(w.up) }
+func (l *leastLoad) detach() {
+	l.tree.loads, l.tree.winners = slices.Clone(l.tree.loads), slices.Clone(l.tree.winners)
+}
+func (d *destinationHash) detach() {}
+func (h *sourceHash) detach()      { h.up.detach() }
+func (m *maglev) detach()          { m.up.detach() } // a ring never changes: another takes its place
+func (t *twoChoices) detach()      { t.up.detach() }
+func (t *twoWeighted) detach()     { t.sums = slices.Clone(t.sums) }
+func (l *locality) detach() {
+	l.wlc.detach()
+	l.spare.detach()
+}
+
+func (p *pool) detach() { p.members, p.places = slices.Clone(p.members), slices.Clone(p.places) }
+
 // peek is what Pick would return for a client. If a template decides it is not nil; forgotten is the server of one
 // that Pick would forget first.
 func (s *Service) peek(c *Client) (server *Server, by *template, forgotten *Server) {
@@ -52,29 +69,38 @@ func (s *Service) peek(c *Client) (server *Server, by *template, forgotten *Serv
 	return s.scheduler.fork(c, itself).pick(s.Servers, *c), nil, forgotten
 }
 
-// fork copies a service of the table into one of its own, with all that decides on a client. Build may change it and
-// Pick pick from it.
+// fork copies a service of the table into one of its own, with all that decides on a client, and shares nothing with
+// it that changes. Build may change it and Pick pick from it.
 func (t *Table) fork(s *Service, c *Client) *Table {
 	r, copied := newRegistry(), *s
-	copies := make(map[*Server]*Server)
+	n := 0
 	for _, server := range t.registry.servers {
 		if server != nil && server.Service == s { // those that linger as well: they may be wanted again
-			f := *server
+			n++
+		}
+	}
+	block, copies := make([]Server, 0, n), make([]*Server, len(t.registry.servers)) // by ID
+	r.servers = slices.Grow(r.servers, n)
+	for id, server := range t.registry.servers {
+		if server != nil && server.Service == s {
+			block = append(block, *server)
+			f := &block[len(block)-1]
 			f.Service = &copied
-			r.enroll(&f)
-			copies[server] = &f
+			r.enroll(f)
+			copies[id] = f
 		}
 	}
 	copied.Servers = make([]*Server, len(s.Servers))
 	for i, server := range s.Servers {
-		copied.Servers[i] = copies[server]
+		copied.Servers[i] = copies[server.ID]
 	}
-	copied.scheduler = s.scheduler.fork(c, func(s *Server) *Server { return copies[s] })
+	copied.scheduler = s.scheduler.fork(c, func(s *Server) *Server { return copies[s.ID] })
+	copied.scheduler.detach()
 	copied.persistence.templates, r.templates.epoch = r.templates, s.epoch
 	if s.epoch != 0 {
-		if e := s.templates.of(&s.persistence, c); e != nil && copies[s.templates.registry.servers[e.server]] != nil {
+		if e := s.templates.of(&s.persistence, c); e != nil && copies[e.server] != nil {
 			key := e.templateKey
-			r.templates.insert(&key, r.templates.hash(&key), copies[s.templates.registry.servers[e.server]], ticks(c.Now), e.deadline)
+			r.templates.insert(&key, r.templates.hash(&key), copies[e.server], ticks(c.Now), e.deadline)
 			r.templates.of(&copied.persistence, c).flows = e.flows
 		}
 	}

@@ -21,7 +21,9 @@ func (r *Roster) Explain(t *Table, s *Service, c Client) Explanation {
 	of := r.services[at]
 	for _, m := range of.members {
 		candidate := Candidate{Server: m.name, Address: m.address}
-		if i := slices.IndexFunc(servers, func(c Candidate) bool { return c.Address == m.address }); i >= 0 {
+		if len(servers) > 0 && servers[0].Address == m.address { // nearly always: they are in the members' order
+			candidate, servers = servers[0], servers[1:]
+		} else if i := slices.IndexFunc(servers, func(c Candidate) bool { return c.Address == m.address }); i >= 0 {
 			candidate = servers[i]
 			servers = slices.Delete(servers, i, i+1)
 		}
@@ -84,65 +86,126 @@ func (s *roll) rising(m *member, now time.Duration) string {
 		(m.risesFrom + s.spec.SlowStart - now).Round(time.Second))
 }
 
-// WhatIf is Explain as it would be without some of the servers, and with other weights for some: both by name, address,
-// or address and port. It is worked out on copies of the service and its part of the roster, which go the way of a
-// reload and of an operator's order. It fails with ErrNoSuchServer, ErrAmbiguousServer or ErrWeight.
-func (r *Roster) WhatIf(t *Table, s *Service, c Client, without []string, weights map[string]int) (Explanation, error) {
+// Snapshot is a service at one time, with all that decides on one client: a copy that shares nothing that changes with
+// the original, so that it may be asked elsewhere while that one goes on. Made by Roster.Snapshot; needs no closing.
+// Not safe for concurrent use.
+type Snapshot struct {
+	client Client
+	of     *roll // a copy, of which byAddress is the original's
+	roster *Roster
+	table  *Table
+	left   []*member // of of, in its order: those that Suppose has left out
+}
+
+// Snapshot copies a service of the table, which is from Build of Compose; it fails with ErrNoSuchService. It takes half
+// a millisecond for 1000 servers.
+func (r *Roster) Snapshot(t *Table, s *Service, c Client) (*Snapshot, error) {
 	at := slices.Index(t.services, s)
 	if at < 0 || at >= len(r.services) {
-		return Explanation{}, fmt.Errorf("%w: %q", ErrNoSuchService, s.Name)
+		return nil, fmt.Errorf("%w: %q", ErrNoSuchService, s.Name)
 	}
-	of := r.services[at]
-	spec := of.spec
+	of := *r.services[at]
+	members := make([]member, len(of.members))
+	pointers := make([]*member, len(members))
+	for i, m := range of.members {
+		members[i], pointers[i] = *m, &members[i]
+	}
+	of.members = pointers
+	return &Snapshot{client: c, of: &of, table: t.fork(s, &c)}, nil
+}
+
+// own gives the copied roll its index, for which there is time once the original is let go.
+func (p *Snapshot) own() {
+	if p.roster == nil {
+		p.of.byAddress = make(map[netip.AddrPort]*member, len(p.of.members))
+		for _, m := range p.of.members {
+			p.of.byAddress[m.address] = m
+		}
+		p.roster = &Roster{services: []*roll{p.of}}
+	}
+}
+
+// Service is the copy; not to be changed.
+func (p *Snapshot) Service() *Service { return p.table.services[0] }
+
+// Explain is Roster.Explain.
+func (p *Snapshot) Explain() Explanation {
+	p.own()
+	x := p.roster.Explain(p.table, p.Service(), p.client)
+	if len(p.left) == 0 {
+		return x
+	}
+	servers := make([]Candidate, 0, len(x.Servers)+len(p.left))
+	left, others := p.left, x.Servers
+	for _, m := range p.of.members {
+		switch {
+		case len(left) > 0 && left[0] == m:
+			left = left[1:]
+			servers = append(servers, Candidate{Server: m.name, Address: m.address, Excluded: "left out, as asked"})
+		case len(others) > 0:
+			servers, others = append(servers, others[0]), others[1:]
+		}
+	}
+	x.Servers = append(servers, others...) // the sorry server
+	return x
+}
+
+// Suppose has the snapshot be without some of its servers, and others with other weights: both by name, address, or
+// address and port. It goes the way of a reload and of an operator's order, and may be called once. It fails with
+// ErrNoSuchServer, ErrAmbiguousServer or ErrWeight.
+func (p *Snapshot) Suppose(without []string, weights map[string]int) error {
+	p.own()
+	spec := p.of.spec
 	spec.Servers = slices.Clone(spec.Servers)
-	var left []*member
+	left := make(map[netip.AddrPort]bool)
 	for _, name := range without {
-		found := of.find(name)
+		found := p.of.find(name)
 		switch {
 		case len(found) > 0:
-			left = append(left, found...)
-		case spec.Sorry != nil && spec.Sorry.Name == name:
+			for _, m := range found {
+				left[m.address] = true
+			}
+		case p.of.spec.Sorry != nil && p.of.spec.Sorry.Name == name:
 			spec.Sorry = nil
 		default:
-			return Explanation{}, of.noSuch(name)
+			return p.of.noSuch(name)
 		}
 	}
 	weighed := slices.Sorted(maps.Keys(weights))
 	for _, server := range weighed {
-		found := of.find(server)
+		found := p.of.find(server)
 		switch {
 		case len(found) == 0:
-			return Explanation{}, of.noSuch(server)
-		case slices.Contains(left, found[0]):
-			return Explanation{}, fmt.Errorf("%w: %q is to have a weight, and to be left out", ErrNoSuchServer, server)
+			return p.of.noSuch(server)
+		case left[found[0].address]:
+			return fmt.Errorf("%w: %q is to have a weight, and to be left out", ErrNoSuchServer, server)
 		}
 	}
 	spec.Servers = slices.DeleteFunc(spec.Servers, func(server ServerSpec) bool {
 		address, _ := plain(server.Address)
-		return slices.ContainsFunc(left, func(m *member) bool { return m.address == address })
+		return left[address]
 	})
-	// Configure makes new rolls of the old ones, and leaves those as they are.
-	copied := &Roster{services: []*roll{of}}
-	if err := copied.Configure([]Spec{spec}, c.Now); err != nil {
-		return Explanation{}, err
+	now := p.client.Now
+	if err := p.roster.Configure([]Spec{spec}, now); err != nil {
+		return err
 	}
 	for _, server := range weighed {
-		if _, err := copied.SetWeight("", server, weights[server], c.Now); err != nil {
-			return Explanation{}, err
+		if _, err := p.roster.SetWeight("", server, weights[server], now); err != nil {
+			return err
 		}
 	}
-	table, err := Build(copied.Compose(c.Now), t.fork(s, &c))
+	table, err := Build(p.roster.Compose(now), p.table)
 	if err != nil {
-		return Explanation{}, err
+		return err
 	}
-	copied.Mark(table)
-	x := copied.Explain(table, table.services[0], c)
-	for i, m := range of.members {
-		if slices.Contains(left, m) {
-			x.Servers = slices.Insert(x.Servers, min(i, len(x.Servers)), Candidate{Server: m.name, Address: m.address, Excluded: "left out, as asked"})
+	p.roster.Mark(table)
+	p.table = table
+	for _, m := range p.of.members {
+		if left[m.address] {
+			p.left = append(p.left, m)
 		}
 	}
-	return x, nil
+	return nil
 }
 
 // noSuch says that there is no such server, and which the others are, those that it may have been meant for first.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -296,10 +297,17 @@ func suppose(t *rapid.T, both twins, r *rig) {
 			weights[name] = r.weight(t)
 		}
 	}
-	x, err := asked.roster.WhatIf(asked.table, asked.service(), c, without, weights)
+	p, err := asked.roster.Snapshot(asked.table, asked.service(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if is, copied := asked.roster.Explain(asked.table, asked.service(), c), p.Explain(); !reflect.DeepEqual(is, copied) {
+		t.Fatalf("the copy says %+v\nwant %+v", copied, is)
+	}
+	if err := p.Suppose(without, weights); err != nil {
+		t.Fatal(err)
+	}
+	x := p.Explain()
 	if after := asked.state(); after != before {
 		t.Fatalf("supposing has changed something:\n%s\nto:\n%s", before, after)
 	}
@@ -341,5 +349,65 @@ func checkExplanation(t *rapid.T, d *director, x *Explanation) {
 	}
 	if len(x.Servers) < len(d.spec.Servers) || picked != cmp.Compare(len(x.Server), 0) {
 		t.Fatalf("%d servers of %d, %d times the picked one: %+v", len(x.Servers), len(d.spec.Servers), picked, x)
+	}
+}
+
+// TestSnapshotApart: a snapshot may be asked while its original goes on; the race detector looks on.
+func TestSnapshotApart(t *testing.T) {
+	for _, name := range Schedulers() {
+		t.Run(name, func(t *testing.T) {
+			spec := Spec{Name: "web", Listen: On(netip.MustParseAddrPort("203.0.113.22:80"), TCP), Scheduler: name, Flags: Fallback,
+				Persistence: Persistence{Timeout: time.Minute}}
+			for i := range 9 {
+				spec.Servers = append(spec.Servers, ServerSpec{Name: fmt.Sprint("rs", i), Address: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 80), Weight: 1 + i, Upper: 9})
+			}
+			roster := NewRoster()
+			if err := roster.Configure([]Spec{spec}, 0); err != nil {
+				t.Fatal(err)
+			}
+			table, err := Build(roster.Compose(0), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			svc := table.Services()[0]
+			client := func(i int) Client {
+				return Client{Src: netip.AddrFrom4([4]byte{172, 16, 0, byte(i)}).As16(), Dst: netip.MustParseAddr("203.0.113.22").As16(), DstPort: 80, Proto: TCP}
+			}
+			pick := func(i int) {
+				if s := svc.Pick(client(i)); s != nil {
+					s.Add(i%2 == 0)
+					s.Opened(client(i))
+				}
+			}
+			for i := range 20 {
+				pick(i)
+			}
+			p, err := roster.Snapshot(table, svc, client(3))
+			if err != nil {
+				t.Fatal(err)
+			}
+			asked := make(chan Explanation)
+			go func() {
+				x := p.Explain()
+				if err := p.Suppose([]string{"rs1"}, map[string]int{"rs2": 7}); err != nil {
+					t.Error(err)
+				}
+				p.Explain()
+				asked <- x
+			}()
+			for i := range 60 {
+				pick(i)
+				svc.Servers[i%9].SetUnreachable(i%2 == 0)
+				if _, err := roster.SetWeight("", fmt.Sprint("rs", i%9), i, 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err = Build(roster.Compose(0), table); err != nil {
+				t.Fatal(err)
+			}
+			if x := <-asked; x.Server == "" || x.Servers[2].Weight != 3 {
+				t.Errorf("%+v", x)
+			}
+		})
 	}
 }

@@ -95,7 +95,11 @@ func TestExplainNames(t *testing.T) {
 		if test.without != "" {
 			without = []string{test.without}
 		}
-		_, err := roster.WhatIf(table, table.Services()[0], from(spec, "10.0.0.7", 80, 0), without, test.weight)
+		p, err := roster.Snapshot(table, table.Services()[0], from(spec, "10.0.0.7", 80, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = p.Suppose(without, test.weight)
 		if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.text) {
 			t.Errorf("%q %v: %v, want %v with %q", test.without, test.weight, err, test.want, test.text)
 		}

@@ -19,6 +19,9 @@ type scheduler interface {
 	// copies of the servers.
 	fork(c *Client, of mapping) scheduler
 
+	// detach gives a fork indexes of its own, so that it may be asked while the original goes on.
+	detach()
+
 	// describe puts into words what a pick for the client, whose result is known, goes by. It changes nothing.
 	describe(list []*Server, c *Client, picked *Server) account
 }

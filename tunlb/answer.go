@@ -52,11 +52,12 @@ func (l *lane) reject(v *packet.View, r packet.Reason) {
 		return
 	}
 	if !l.engine.limit.AllowN(time.Unix(0, int64(l.engine.now())), 1) {
-		l.engine.drop(packet.RateLimited)
+		l.engine.dropOwn(packet.RateLimited, l.link, frame)
+		return
+	}
+	if r := l.write(l, frame); r != packet.None {
+		l.engine.dropOwn(r, l.link, frame)
 		return
 	}
 	l.engine.rejected.Add(1)
-	if r := l.write(l, frame); r != packet.None {
-		l.engine.drop(r)
-	}
 }

@@ -53,8 +53,14 @@ func (l *lane) emitDirect(frame []byte) packet.Reason {
 	} else {
 		packet.SetMACs(frame, l.way.MAC, l.way.Source)
 	}
-	l.witness.wroteDirect(l.way.Link, frame)
-	if err := l.engine.direct.Write(frame, l.way.Link); err != nil {
+	return l.writeDirect(l.engine.direct, frame, l.way.Link)
+}
+
+// writeDirect hands a frame to an interface of the box.
+func (from *sender) writeDirect(d Direct, frame []byte, link int) packet.Reason {
+	from.witness.wroteDirect(link, frame)
+	if err := d.Write(frame, link); err != nil {
+		from.witness.refused()
 		return packet.PortWrite
 	}
 	return packet.None

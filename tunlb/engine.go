@@ -148,7 +148,7 @@ func New(opts Options, cfg Config) (*Engine, error) {
 		e.random = rand.New(rand.NewPCG(e.seed, 0)).IntN
 	}
 	e.flows = flow.New(flow.Options{Cap: opts.MaxFlows, Gone: e.flowGone, Seed: e.seed})
-	e.fragments = newFragments(e.drop)
+	e.fragments = newFragments(func(r packet.Reason, lane uint8, frame []byte) { e.dropOwn(r, e.lanes[lane].link, frame) })
 	for i, a := range opts.Attachments {
 		e.lanes = append(e.lanes, newLane(e, uint8(i), a, len(opts.Attachments)))
 	}
@@ -368,6 +368,14 @@ func (e *Engine) expire() {
 func (e *Engine) tick() flow.Tick { return flow.Tick(e.now() / time.Millisecond) }
 
 func (e *Engine) drop(r packet.Reason) { e.drops[r].Add(1) }
+
+// dropOwn is drop for a packet that is not the one in hand: one of tunlb's own, or one that has waited.
+func (e *Engine) dropOwn(r packet.Reason, link packet.Link, frame []byte) {
+	e.drop(r)
+	w := e.ownWitness("", link, frame)
+	w.dropped(r)
+	w.end()
+}
 
 // flowGone gives back what a flow held. The table calls it, under mu, for every flow that it forgets.
 func (e *Engine) flowGone(f *flow.Flow) {

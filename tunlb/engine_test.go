@@ -187,7 +187,18 @@ func (r *rig) seen() (records []watch.Record) {
 		if !ok {
 			return records
 		}
-		records = append(records, *rec) // not released: the buffers stay its own
+		own := *rec
+		if rec.In != nil {
+			in := *rec.In
+			in.Data = slices.Clone(in.Data)
+			own.In = &in
+		}
+		own.Out = slices.Clone(rec.Out)
+		for i := range own.Out {
+			own.Out[i].Data = slices.Clone(own.Out[i].Data)
+		}
+		records = append(records, own)
+		r.watched.Release(rec)
 	}
 }
 

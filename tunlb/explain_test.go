@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -128,11 +129,149 @@ func TestExplainFlow(t *testing.T) {
 			t.Fatalf("%+v %+v", x, x.Flow)
 		}
 		r.e.services.Service(policy.TCP, f.vip.As16(), 80).Servers[0].SetUnreachable(true)
-		if x = r.explained(tcp(client, vip)); len(x.Notes) != 1 || !strings.Contains(x.Notes[0], "goes to another server") {
-			t.Errorf("notes %q", x.Notes)
+		if x = r.explained(tcp(client, vip)); len(x.Notes) != 1 || !strings.Contains(x.Notes[0], "next SYN is scheduled anew") || !x.FlowEnds {
+			t.Errorf("ends %v, notes %q", x.FlowEnds, x.Notes)
 		}
 		if x = r.explained(tcp(at(f.client, 40001), vip)); x.Flow != nil || x.Server != "rs2" || x.Servers[0].Excluded != "does not answer for its address" {
 			t.Errorf("%+v", x)
+		}
+	})
+}
+
+// TestExplainFlowEnds: a connection whose next packet leaves it no longer decides, and that packet goes where a new one
+// would.
+func TestExplainFlowEnds(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		client := at(f.client, 40000)
+		for _, c := range []struct {
+			what, note string
+			proto      uint8
+			end        func(r *rig, rs1 *policy.Server)
+		}{
+			{"removed", "rs1 is no longer a server of s-" + f.name + ": the client's next datagram is scheduled anew", policy.UDP, func(r *rig, _ *policy.Server) { r.remove("rs1") }},
+			{"removed", "rs1 is no longer a server of s-" + f.name + ": the client's next SYN is scheduled anew", policy.TCP, func(r *rig, _ *policy.Server) { r.remove("rs1") }},
+			{"unreachable", "rs1 does not answer: the client's next datagram", policy.UDP, func(_ *rig, rs1 *policy.Server) { rs1.SetUnreachable(true) }},
+			{"forgotten", "its server is gone: the client's next datagram", policy.UDP, func(r *rig, rs1 *policy.Server) {
+				r.remove("rs1")
+				rs1.Remove(false) // its last flow, as it thinks
+			}},
+		} {
+			t.Run(fmt.Sprint(c.what, c.proto), func(t *testing.T) {
+				r := newRouter(t, only(func(f family) policy.Spec {
+					return policy.Spec{Listen: policy.On(at(f.vip, 53), c.proto), Scheduler: "rr", Servers: twoServers(f, 5353)}
+				}))
+				vip, q := at(f.vip, 53), Question{Client: client, VIP: at(f.vip, 53), Protocol: policy.ProtoName(c.proto)}
+				frame := func() []byte {
+					if c.proto == policy.UDP {
+						return pt.UDP(t, client, vip)
+					}
+					return pt.TCP(t, client, vip, syn)
+				}
+				r.one(0, 1, frame())
+				if x := r.explained(q); x.FlowEnds || x.Flow == nil || len(x.Notes) != 0 {
+					t.Fatalf("at first: %+v", x)
+				}
+				c.end(r, r.e.services.Service(c.proto, f.vip.As16(), 53).Servers[0])
+				x := r.explained(q)
+				if !x.FlowEnds || x.Flow == nil || x.Server != "rs2" || len(x.Notes) != 1 || !strings.Contains(x.Notes[0], c.note) {
+					t.Errorf("%+v", x)
+				}
+				pt.Check(t, r.one(0, 1, frame()), pt.SrcDst(client, x.Address))
+			})
+		}
+	})
+}
+
+// remove reloads the configuration without a server.
+func (r *rig) remove(server string) {
+	r.t.Helper()
+	cfg := r.e.config
+	cfg.Services = slices.Clone(cfg.Services)
+	for i := range cfg.Services {
+		cfg.Services[i].Servers = slices.DeleteFunc(slices.Clone(cfg.Services[i].Servers), func(s policy.ServerSpec) bool { return s.Name == server })
+	}
+	if err := r.e.Apply(cfg); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// TestExplainDropped: what may not come in is explained as dropped, for the reason for which it is.
+func TestExplainDropped(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		loopback, group := addr("127.0.0.1"), addr("239.0.0.9")
+		if f.client.Is6() {
+			loopback, group = addr("::1"), addr("ff0e::9")
+		}
+		r := newRouter(t)
+		for _, c := range []struct {
+			client netip.AddrPort
+			reason packet.Reason
+			port   int
+		}{
+			{at(f.outer.Addr().Next(), 40000), packet.MartianSource, 0}, // tunlb's own
+			{at(f.vip, 80), packet.Land, 0},
+			{at(f.vip, 81), packet.MartianSource, 0},
+			{at(loopback, 40000), packet.MartianSource, 0},
+			{at(group, 40000), packet.MartianSource, 0},
+		} {
+			x := r.explained(tcp(c.client, at(f.vip, 80)))
+			if x.Dropped != c.reason.String() || len(x.Notes) != 1 || !strings.Contains(x.Notes[0], c.reason.String()) {
+				t.Errorf("%s: dropped %q, want %s: notes %q", c.client, x.Dropped, c.reason, x.Notes)
+			}
+			r.dropped(c.port, pt.TCP(t, c.client, at(f.vip, 80), syn), c.reason)
+		}
+		if x := r.follows(0, 1, at(f.client, 40000), at(f.vip, 80)); x.Dropped != "" {
+			t.Errorf("control: %s", x.Dropped)
+		}
+	})
+}
+
+// TestExplainBound: a question may name so many servers and no more.
+func TestExplainBound(t *testing.T) {
+	f := families[0]
+	r, q := newRouter(t), tcp(at(f.client, 40000), at(f.vip, 80))
+	q.Weights = map[string]int{"rs2": 3}
+	q.Without = slices.Repeat([]string{"rs1"}, MaxSupposed-1)
+	if x := r.explained(q); x.Server != "rs2" || len(x.Servers) != 2 {
+		t.Errorf("%+v", x)
+	}
+	q.Without = append(q.Without, "rs1")
+	if _, err := r.e.Explain(q); !errors.Is(err, ErrQuestion) || !strings.Contains(err.Error(), "want 1024 at most") {
+		t.Errorf("one too many: %v", err)
+	}
+}
+
+// BenchmarkExplain is a question about 1000 servers, and the part of it that has the lock.
+func BenchmarkExplain(b *testing.B) {
+	f := families[0]
+	r := newRouter(b, func(_ *Options, c *Config) {
+		s := policy.Spec{Name: "web", Listen: policy.On(at(f.vip, 80), policy.TCP), Scheduler: "wlc"}
+		for i := range 1000 {
+			s.Servers = append(s.Servers, policy.ServerSpec{Name: fmt.Sprint("rs", i), Address: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)}), 80), Weight: 1 + i%9})
+		}
+		c.Services = []policy.Spec{s}
+	})
+	q := tcp(at(f.client, 40000), at(f.vip, 80))
+	ask := func(b *testing.B) {
+		for b.Loop() {
+			if _, err := r.e.Explain(q); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.Run("is", ask)
+	q.Without, q.Weights = []string{"rs7"}, map[string]int{"rs9": 3}
+	b.Run("supposed", ask)
+	for i := range MaxSupposed - 2 {
+		q.Without = append(q.Without, fmt.Sprint("rs", 10+i%900))
+	}
+	b.Run("most", ask)
+	b.Run("locked", func(b *testing.B) {
+		tu, _ := q.tuple()
+		for b.Loop() {
+			if _, err := snapshot(r.e.roster, r.e.services, r.e.clientOf(&tu)); err != nil {
+				b.Fatal(err)
+			}
 		}
 	})
 }

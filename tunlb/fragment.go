@@ -3,6 +3,7 @@ package tunlb
 import (
 	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/tunlb/flow"
+	"github.com/tunlb/tunlb/tunlb/watch"
 )
 
 // Fragments are not reassembled: only the first of a datagram carries ports, so its verdict is kept
@@ -37,14 +38,15 @@ type datagram struct {
 	total   int32 // 0 until the last fragment is seen
 	parked  [][]byte
 	expires flow.Tick
+	of      *watch.Record // where the first belongs; nil unless somebody looks on
 }
 
 // fragments are the datagrams in flight. Guarded by the engine's lock.
 type fragments struct {
 	byKey  map[datagramKey]*datagram
-	queue  []queued            // in order of arrival, hence of expiry; may name datagrams that are complete
-	parked int                 // bytes
-	lost   func(packet.Reason) // told of every parked fragment that is given up
+	queue  []queued                                        // in order of arrival, hence of expiry; may name datagrams that are complete
+	parked int                                             // bytes
+	lost   func(r packet.Reason, lane uint8, frame []byte) // told of every parked fragment that is given up
 }
 
 // queued names a datagram in the queue; the pointer tells it from a later one with the same key.
@@ -53,7 +55,7 @@ type queued struct {
 	datagram *datagram
 }
 
-func newFragments(lost func(packet.Reason)) *fragments {
+func newFragments(lost func(r packet.Reason, lane uint8, frame []byte)) *fragments {
 	return &fragments{byKey: map[datagramKey]*datagram{}, lost: lost}
 }
 
@@ -135,8 +137,8 @@ func (fs *fragments) take(d *datagram) [][]byte {
 func (fs *fragments) giveUpOldest(r packet.Reason) {
 	oldest := fs.queue[0]
 	fs.queue = fs.queue[1:]
-	for range fs.take(oldest.datagram) {
-		fs.lost(r)
+	for _, frame := range fs.take(oldest.datagram) {
+		fs.lost(r, oldest.key.lane, frame)
 	}
 	if fs.byKey[oldest.key] == oldest.datagram {
 		fs.forget(oldest.key)
@@ -157,7 +159,7 @@ func (l *lane) firstFragment(v *packet.View, now flow.Tick) packet.Reason {
 	if r != packet.None {
 		return r
 	}
-	d.verdict, d.decided = l.out, true
+	d.verdict, d.decided, d.of = l.out, true, l.witness.identity()
 	l.waiting = fs.take(d)
 	if d.complete() {
 		fs.forget(key)
@@ -177,6 +179,7 @@ func (l *lane) laterFragment(v *packet.View, now flow.Tick) packet.Reason {
 		return fs.park(d, v.Frame)
 	}
 	l.out = d.verdict
+	l.witness.like(d.of)
 	if d.complete() {
 		fs.forget(key)
 	}
@@ -185,9 +188,11 @@ func (l *lane) laterFragment(v *packet.View, now flow.Tick) packet.Reason {
 
 // sendWaiting sends the fragments that had waited for the packet just handled.
 func (l *lane) sendWaiting() {
-	waiting := l.waiting
+	waiting, first := l.waiting, l.witness
 	l.waiting = nil
 	for _, frame := range waiting {
+		l.witness = l.engine.ownWitness("port", l.link, frame)
+		l.witness.sentOn(first)
 		r := l.view.ParseOn(l.link, frame)
 		if r == packet.None {
 			l.engine.mu.Lock()
@@ -202,6 +207,9 @@ func (l *lane) sendWaiting() {
 		}
 		if r != packet.None {
 			l.engine.drop(r)
+			l.witness.dropped(r)
 		}
+		l.witness.end()
 	}
+	l.witness = first
 }

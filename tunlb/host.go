@@ -9,15 +9,26 @@ import (
 // fromHost sends what the host originates: echo replies, resets, unreachables. It runs on the host's
 // goroutines.
 func (e *Engine) fromHost(frame []byte) error {
-	r := e.sendFromHost(frame)
-	if r == packet.None {
-		return nil
+	if r := e.sendOwn(frame, e.routeOwn); r != packet.None {
+		return fmt.Errorf("send from host: %v", r)
 	}
-	e.drop(r)
-	return fmt.Errorf("send from host: %v", r)
+	return nil
 }
 
-func (e *Engine) sendFromHost(frame []byte) packet.Reason {
+// sendOwn sends a packet that no port has brought, vnet header | IP, and counts it if it is dropped.
+func (e *Engine) sendOwn(frame []byte, send func(from *sender, frame []byte) packet.Reason) packet.Reason {
+	from := &sender{tx: e.ownTx, witness: e.ownWitness("port", packet.LinkIP, frame)}
+	r := send(from, frame)
+	if r != packet.None {
+		e.drop(r)
+		from.witness.dropped(r)
+	}
+	from.witness.end()
+	return r
+}
+
+// routeOwn sends a packet to where its destination lies.
+func (e *Engine) routeOwn(from *sender, frame []byte) packet.Reason {
 	var v packet.View
 	if r := v.Parse(frame); r != packet.None {
 		return r
@@ -27,8 +38,7 @@ func (e *Engine) sendFromHost(frame []byte) packet.Reason {
 	if !ok {
 		return packet.NoRoute
 	}
-	to, from := e.lanes[port], &sender{tx: e.ownTx, witness: e.ownWitness("port")}
-	defer from.witness.end()
+	to := e.lanes[port]
 	if to.segment == nil {
 		return from.write(to, frame)
 	}

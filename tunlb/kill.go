@@ -27,9 +27,7 @@ func (e *Engine) Kill(id string) error {
 	e.flows.Delete(f)
 	e.mu.Unlock()
 	for _, r := range resets {
-		if reason := e.sendReset(r); reason != packet.None {
-			e.drop(reason)
-		}
+		e.sendReset(r)
 	}
 	return nil
 }
@@ -81,23 +79,21 @@ func (e *Engine) resetsLocked(f *flow.Flow) (resets []reset) {
 }
 
 // sendReset sends one as the flow's packets are sent.
-func (e *Engine) sendReset(r reset) packet.Reason {
-	switch {
-	case r.exit == exitHostPort:
-		return packet.None
-	case r.exit == exitDirectPort:
-		way, ok := e.direct.Way(r.hop)
-		if !ok || way.Down || way.Local {
-			return packet.Unresolved
-		}
-		if e.direct.Write(packet.AppendEthernet(nil, r.frame, way.MAC, way.Source), way.Link) != nil {
-			return packet.PortWrite
-		}
-		return packet.None
-	case r.hop != [16]byte{} && e.lanes[r.exit].segment != nil:
-		from := &sender{tx: e.ownTx, witness: e.ownWitness("port")}
-		defer from.witness.end()
-		return e.lanes[r.exit].segment.transmitFromHost(from, packet.AppendEthernet(nil, r.frame, packet.MAC{}, packet.MAC{}), r.hop)
+func (e *Engine) sendReset(r reset) {
+	if r.exit == exitHostPort {
+		return
 	}
-	return e.sendFromHost(r.frame)
+	e.sendOwn(r.frame, func(from *sender, frame []byte) packet.Reason {
+		switch {
+		case r.exit == exitDirectPort:
+			way, ok := e.direct.Way(r.hop)
+			if !ok || way.Down || way.Local {
+				return packet.Unresolved
+			}
+			return from.writeDirect(e.direct, packet.AppendEthernet(nil, frame, way.MAC, way.Source), way.Link)
+		case r.hop != [16]byte{} && e.lanes[r.exit].segment != nil:
+			return e.lanes[r.exit].segment.transmitFromHost(from, packet.AppendEthernet(nil, frame, packet.MAC{}, packet.MAC{}), r.hop)
+		}
+		return e.routeOwn(from, frame)
+	})
 }

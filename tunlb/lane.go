@@ -263,29 +263,46 @@ func (l *lane) revalidate(f *flow.Flow, dir flow.Direction, v *packet.View) (*fl
 	if f.Exit(dir^1) != l.home {
 		return nil, nil, packet.MartianSource // its sender does not live behind this port
 	}
-	if f.ReusedBy(dir, v) {
-		e.flows.Delete(f)
-		return nil, nil, packet.None
-	}
-	if f.Server() == 0 { // the gateway's
-		return f, nil, packet.None
-	}
 	srv := e.services.Server(f.Server())
-	switch {
-	case srv != nil && (srv.Unreachable() || srv.Down()) && dir == flow.Forward && (v.Tuple.Proto == packet.ProtoUDP || !f.Assured()):
-		// Nothing is lost by trying another server: a client that sends its SYN or its query once more
-		// would keep the flow to this one alive.
-		e.flows.Delete(f)
-		return nil, nil, packet.None
-	case srv != nil && (!srv.Deleted || srv.Keep):
+	switch fateOf(f, srv, dir, v) {
+	case goesOn:
 		return f, srv, packet.None
-	case dir == flow.Reverse:
-		// The server's answer must not reach the client untranslated.
+	case isBarred:
 		return nil, nil, packet.ServerGone
 	default:
 		e.flows.Delete(f)
 		return nil, nil, packet.None
 	}
+}
+
+// fate is what its next packet means for a flow.
+type fate uint8
+
+const (
+	goesOn        fate = iota
+	isOver             // forgotten: the packet opens a new connection
+	isSilent           // forgotten: its server does not answer
+	hasLostServer      // forgotten: its server has been removed
+	isBarred           // kept, and the packet dropped: the server's answer must not reach the client untranslated
+)
+
+// fateOf decides on a flow by its packet, and changes nothing. srv is the flow's server, nil if there is none.
+func fateOf(f *flow.Flow, srv *policy.Server, dir flow.Direction, v *packet.View) fate {
+	switch {
+	case f.ReusedBy(dir, v):
+		return isOver
+	case f.Server() == 0: // the gateway's
+		return goesOn
+	case srv != nil && (srv.Unreachable() || srv.Down()) && dir == flow.Forward && (v.Tuple.Proto == packet.ProtoUDP || !f.Assured()):
+		// Nothing is lost by trying another server: a client that sends its SYN or its query once more
+		// would keep the flow to this one alive.
+		return isSilent
+	case srv != nil && (!srv.Deleted || srv.Keep):
+		return goesOn
+	case dir == flow.Reverse:
+		return isBarred
+	}
+	return hasLostServer
 }
 
 // track follows the connection's state.
@@ -425,6 +442,7 @@ func (from *sender) write(to *lane, frame []byte) packet.Reason {
 		from.witness.wrote(to, frame)
 	}
 	if err := to.Port.Write(frame); err != nil {
+		from.witness.refused()
 		return packet.PortWrite
 	}
 	return packet.None

@@ -13,11 +13,8 @@ import (
 // flow and no reason the verdict is set.
 func (l *lane) open(v *packet.View, now flow.Tick) (*flow.Flow, *policy.Server, packet.Reason) {
 	e, w := l.engine, l.engine.world.Load()
-	switch {
-	case isGroup(v.Tuple.Dst):
-		return nil, nil, packet.MartianDestination // a router passes no broadcast on, and no multicast unasked
-	case !l.Kernel && !w.livesBehind(l, v.Tuple.Src) && !l.fromDirectServer(v.Tuple.Src):
-		return nil, nil, packet.MartianSource // RFC 2827; the box's kernel has its own rp_filter
+	if r := l.admits(w, &v.Tuple); r != packet.None {
+		return nil, nil, r
 	}
 	if svc := e.services.Service(v.Tuple.Proto, v.Tuple.Dst, v.Tuple.DstPort); svc != nil && opens(v) {
 		return l.openService(w, svc, v, now)
@@ -28,6 +25,17 @@ func (l *lane) open(v *packet.View, now flow.Tick) (*flow.Flow, *policy.Server, 
 		}
 	}
 	return nil, nil, l.pass(w, v)
+}
+
+// admits says whether a packet that no flow knows may come in here, or else why not.
+func (l *lane) admits(w *world, tu *packet.Tuple) packet.Reason {
+	switch {
+	case isGroup(tu.Dst):
+		return packet.MartianDestination // a router passes no broadcast on, and no multicast unasked
+	case !l.Kernel && !w.livesBehind(l, tu.Src) && !l.fromDirectServer(tu.Src):
+		return packet.MartianSource // RFC 2827; the box's kernel has its own rp_filter
+	}
+	return packet.None
 }
 
 // fromDirectServer says whether the packet may be a directly routed server's answer that has the director
@@ -139,7 +147,7 @@ func (l *lane) insert(w *world, srv *policy.Server, out uint8, v *packet.View, n
 
 // translates says whether the source of a connection to the server is translated as well.
 func (l *lane) translates(w *world, srv *policy.Server, out uint8, v *packet.View) bool {
-	return srv.Mode == policy.FullNAT || srv.Mode == policy.NAT && w.wouldBypass(l, l.engine.lanes[out], v.Tuple.Src, srv.Address.Addr().As16())
+	return srv.Mode == policy.FullNAT || srv.Mode == policy.NAT && w.wouldBypass(l, l.engine.lanes[out], v.Tuple.Src, srv.Address.Addr().As16()) != ""
 }
 
 // openOnePacket sends one datagram to the server picked for it. What it leaves behind is a flow that only the

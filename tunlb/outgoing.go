@@ -37,6 +37,7 @@ type letter struct {
 	target  target
 	message neigh.Frame // ARP or neighbour discovery, unless
 	packet  []byte      // it is a packet
+	witness *witness    // of the packet
 }
 
 func (l *letter) frame() []byte {
@@ -114,10 +115,13 @@ func (s *segment) collectLocked(from *sender) {
 	for _, held := range s.neigh.Released() {
 		if held.MAC.IsZero() {
 			s.engine.drop(packet.Unresolved)
+			w := s.engine.waitedLocked(held.Frame)
+			w.dropped(packet.Unresolved)
+			w.end()
 			continue
 		}
 		packet.SetMACs(held.Frame, held.MAC, s.mac)
-		from.put(letter{segment: s, target: s.toLocked(held.MAC), packet: held.Frame})
+		from.put(letter{segment: s, target: s.toLocked(held.MAC), packet: held.Frame, witness: s.engine.waitedLocked(held.Frame)})
 	}
 }
 
@@ -148,12 +152,16 @@ func (from *sender) flush(e *Engine) {
 	inHand := from.witness
 	for i := range from.outbox {
 		l := &from.outbox[i]
-		from.witness = e.ownWitness("port") // not the packet that has brought it about
+		from.witness = l.witness // not that of the packet that has brought it about
+		if l.packet == nil {
+			from.witness = e.ownWitness("port", packet.LinkEthernet, l.frame())
+		}
 		if r := l.segment.write(from, l.target, l.frame()); r != packet.None {
 			e.drop(r)
+			from.witness.dropped(r)
 		}
 		from.witness.end()
-		l.packet = nil
+		l.packet, l.witness = nil, nil
 	}
 	from.outbox, from.witness = from.outbox[:0], inHand
 }

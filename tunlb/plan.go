@@ -32,19 +32,27 @@ func plan(srv *policy.Server, outer packet.Tuple, source netip.Addr) packet.Tupl
 	return inner
 }
 
-// wouldBypass says whether the server's answers would reach the client past tunlb if they were
-// addressed to it, so that the source has to be translated, too. The cases are those in which people
+// wouldBypass says why the server's answers would reach the client past tunlb if they were
+// addressed to it, so that the source has to be translated, too; "" if they would not. The cases are those in which people
 // find that LVS "hangs": a server calls its own VIP, a client sits in the servers' subnet or on the
 // director itself.
-func (w *world) wouldBypass(in, out *lane, client, server [16]byte) bool {
+func (w *world) wouldBypass(in, out *lane, client, server [16]byte) (why string) {
+	const sameLink = "client and server share a link"
 	switch {
 	case client == server:
-		return true
+		return "the client is the server itself"
 	case in.segment != nil && in.segment == out.segment:
-		return in.segment.reaches(client) && in.segment.reaches(server) // else the server's gateway is us
+		if in.segment.reaches(client) && in.segment.reaches(server) { // else the server's gateway is us
+			return sameLink
+		}
 	case !in.Kernel || !out.Kernel:
-		return in == out
-	default:
-		return w.isLocal(client) || w.sameLink(client, server)
+		if in == out {
+			return "client and server are behind one port"
+		}
+	case w.isLocal(client):
+		return "the client is this box"
+	case w.sameLink(client, server):
+		return sameLink
 	}
+	return ""
 }

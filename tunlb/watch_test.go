@@ -136,14 +136,37 @@ func TestWatchSegment(t *testing.T) {
 	}
 }
 
-// TestWatchAllocations: looked at by someone who doesn't read, a packet still costs no allocation.
+// TestWatchAllocations: looked at by someone who takes all, a packet costs no allocation, whether its record is read or
+// finds the queue full.
 func TestWatchAllocations(t *testing.T) {
 	l, frame := established(t)
-	l.engine.Watch(watch.Options{Filter: watch.Filter{Service: "none"}})
-	if n := testing.AllocsPerRun(1000, func() {
+	l.engine.watching.now.Store(nil) // the rig's own, whose records are not given back
+	s := l.engine.Watch(watch.Options{Slots: 8, Why: true})
+	defer s.Close()
+	take := func() {
 		l.take(l.buf[packet.Headroom:][:copy(l.buf[packet.Headroom:], frame)])
-	}); n > 0 {
-		t.Errorf("%v allocations per packet, want 0", n)
+	}
+	ctx := t.Context()
+	read := func() {
+		take()
+		r, ok := s.Next(ctx)
+		if !ok || r.In == nil || len(r.Out) != 1 || r.Flow == 0 {
+			t.Fatalf("%+v, want the record of a packet", r)
+		}
+		s.Release(r)
+	}
+	for range 2 * s.Options().Slots { // each record has its buffers then
+		read()
+	}
+	if n := testing.AllocsPerRun(1000, read); n > 0 {
+		t.Errorf("%v allocations per packet that is read of, want 0", n)
+	}
+	lost := s.Lost()
+	if n := testing.AllocsPerRun(1000, take); n > 0 {
+		t.Errorf("%v allocations per packet with the queue full, want 0", n)
+	}
+	if lost != 0 || s.Lost() < 990 {
+		t.Errorf("%d and then %d records lost, want none and nearly all", lost, s.Lost())
 	}
 }
 

@@ -28,7 +28,7 @@ func explainCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "client", Usage: "the client's `IP[:PORT]`; without a port any"},
 			&cli.StringFlag{Name: "vip", Usage: "what it asks for, `IP:PORT[/PROTOCOL]`; without a protocol tcp"},
-			&cli.StringSliceFlag{Name: "without", Usage: "suppose that there is no `SERVER`; may be repeated"},
+			&cli.StringSliceFlag{Name: "without", Usage: fmt.Sprintf("suppose that there is no `SERVER`; may be repeated, %d at most with those of --weight", tunlb.MaxSupposed)},
 			&cli.StringSliceFlag{Name: "weight", Usage: "suppose another weight, `SERVER=N`; may be repeated"},
 			&cli.StringFlag{Name: "config", Aliases: []string{"f"}, Usage: "ask the services of a `FILE` instead of a daemon"},
 			socketFlag(), outputFlag(),
@@ -199,14 +199,38 @@ func askedBy(client netip.AddrPort) string {
 // outcomeOf is what becomes of the client's packet.
 func outcomeOf(q tunlb.Question, x *tunlb.Explanation) string {
 	switch {
-	case x.Before != nil && x.Before.Address == x.Address:
-		return fmt.Sprintf("%s, as it is and %s", pickText(&x.Explanation), supposition(q))
-	case x.Before != nil:
-		return fmt.Sprintf("%s; %s: %s", pickText(x.Before), supposition(q), pickText(&x.Explanation))
-	case x.Flow != nil:
+	case x.Flow == nil && x.Dropped == "":
+		return picksText(q, x)
+	case x.Flow == nil && x.Server == "":
+		return "dropped (" + x.Dropped + ")"
+	case x.Flow == nil:
+		return fmt.Sprintf("dropped (%s), or else %s", x.Dropped, picksText(q, x))
+	}
+	opened := "a new connection would get " + picksText(q, x)
+	switch {
+	case x.Dropped != "":
+		opened = "a new connection would be dropped (" + x.Dropped + ")"
+	case x.FlowEnds && x.Server != "" && x.Before == nil:
+		opened = "a new connection would be opened, to " + picksText(q, x)
+	}
+	switch {
+	case x.FlowEnds:
+		return opened
+	case x.Before == nil:
 		return flowText(x.Flow) + ", by the connection that there is"
 	}
-	return pickText(&x.Explanation)
+	return flowText(x.Flow) + ", by the connection that there is; " + opened
+}
+
+// picksText is what the scheduler says, of what is supposed as well.
+func picksText(q tunlb.Question, x *tunlb.Explanation) string {
+	switch {
+	case x.Before == nil:
+		return pickText(&x.Explanation)
+	case x.Before.Address == x.Address:
+		return fmt.Sprintf("%s, as it is and %s", pickText(&x.Explanation), supposition(q))
+	}
+	return fmt.Sprintf("%s; %s: %s", pickText(x.Before), supposition(q), pickText(&x.Explanation))
 }
 
 func flowText(c *tunlb.Conn) string {
@@ -240,7 +264,8 @@ func supposition(q tunlb.Question) string {
 }
 
 func showCandidates(w io.Writer, x *tunlb.Explanation) error {
-	t := newTable(w, "", "SERVER", "ADDRESS", "WEIGHT", "ACTIVE", "INACT", "SCORE", "")
+	var text strings.Builder
+	t := newTable(&text, "", "SERVER", "ADDRESS", "WEIGHT", "ACTIVE", "INACT", "SCORE", "")
 	for _, c := range x.Servers {
 		mark := ""
 		switch {
@@ -255,7 +280,15 @@ func showCandidates(w io.Writer, x *tunlb.Explanation) error {
 		}
 		t.row(mark, c.Server, c.Address, c.Weight, c.Active, c.Inactive, orDash(c.Score), about)
 	}
-	return t.flush()
+	if err := t.flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(text.String()) { // most have nothing in the last column
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // nextCommand is the command that goes on from here.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
 
+	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/packet"
 	pt "github.com/tunlb/tunlb/stack/packet/packettest"
 	"github.com/tunlb/tunlb/stack/port"
@@ -30,6 +32,7 @@ var updateGolden = flag.Bool("update", false, "write testdata/*/*.golden anew")
 // stage is a running director between two links in memory, and a clock that stands still.
 type stage struct {
 	t       *testing.T
+	cfg     *config.Config
 	engine  *tunlb.Engine
 	clients port.Port
 	seen    *watch.Subscription
@@ -42,7 +45,7 @@ func newStage(t *testing.T, services string) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stage{t: t}
+	s := &stage{t: t, cfg: cfg}
 	near, clients := port.Pipe("clients", packet.LinkIP, 1500)
 	far, servers := port.Pipe("servers", packet.LinkIP, 1500)
 	s.clients = clients
@@ -98,6 +101,16 @@ func (s *stage) connect(client, vip string) {
 		}
 		opened = r.Opened
 		s.seen.Release(r)
+	}
+}
+
+// remove reloads the configuration without a server.
+func (s *stage) remove(server string) {
+	s.t.Helper()
+	cfg := wiring.Config(s.cfg)
+	cfg.Services[0].Servers = slices.DeleteFunc(cfg.Services[0].Servers, func(p policy.ServerSpec) bool { return p.Name == server })
+	if err := s.engine.Apply(cfg); err != nil {
+		s.t.Fatal(err)
 	}
 }
 
@@ -173,6 +186,12 @@ func TestExplainGolden(t *testing.T) {
 		}, nil},
 		{"what-if", web("wlc"), opened(a, b, c, d), []string{"--without", "rs1", "--weight", "rs3=4"}},
 		{"what-if-same", web("rr"), opened(client), []string{"--weight", "rs3=4"}},
+		{"what-if-flow", web("rr"), opened(client), []string{"--without", "rs2"}},
+		{"flow-ends", web("rr"), func(s *stage) {
+			s.connect(client, vip)
+			s.remove("rs1")
+		}, nil},
+		{"martian", web("rr"), nil, []string{"--client", "192.168.0.1:40000"}},
 		{"fullnat", web("lc", "mode: fullnat"), nil, nil},
 		{"file", web("lblc", checks), nil, []string{"--config", "testdata/explain/file.yaml"}},
 	} {

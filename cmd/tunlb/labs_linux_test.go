@@ -217,7 +217,7 @@ func leftOver(t *testing.T, before []string) {
 func TestLabInterrupt(t *testing.T) {
 	u := newUser(t, false)
 	u.do("lab", "up", "nat", "--driver", "netns")
-	cmd := u.command("lab", "exec", "rs1", "--", "sh", "-c", "echo ready; sleep 1000; echo no")
+	cmd := u.command("lab", "exec", "rs1", "--", "sh", "-c", "{ echo ready; exec sleep 1000; } | cat; echo no")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -276,7 +276,7 @@ func TestLabTerminal(t *testing.T) {
 	for !strings.Contains(seen.String(), "44 120") { // the change takes its way
 		say("echo as''ked\n", "asked")
 	}
-	say("echo run''ning; sleep 1000\n", "running")
+	say("sh -c 'echo run\"\"ning; exec sleep 1000'\n", "running") // one process: none is missed
 	say("\x03", "^C")
 	say("echo code $?\n", "code 130")
 	if _, err := io.WriteString(screen, "exit 9\n"); err != nil {

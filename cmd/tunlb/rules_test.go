@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -37,7 +38,7 @@ var rules = map[string]struct {
 	"tunlb/config/wording":    {nil, "what is said of a word depends on no file and no language"},
 	"tunlb/watch":             {[]string{"policy", "stack/packet", "tunlb/config/wording"}, "who looks on needs no engine: only the names of reasons"},
 	"tunlb/trace":             {[]string{"policy", "stack/packet", "tunlb/watch"}, "a journey is read from its record, and from nothing else"},
-	"tunlb/capture":           {[]string{"tunlb/watch"}, "a file of packets is bytes in, bytes out"},
+	"tunlb/capture":           {[]string{"stack/packet", "tunlb/watch"}, "a file of packets is bytes in, bytes out"},
 	"tunlb/replay":            {[]string{"policy", "stack", "stack/neigh", "stack/packet", "stack/port", "tunlb", "tunlb/capture", "tunlb/config", "tunlb/watch", "tunlb/wiring", "github.com/rs/zerolog"}, "an engine without a machine"},
 	"tunlb/wiring":            {[]string{"policy", "stack/neigh", "stack/packet", "stack/port", "tunlb", "tunlb/config", "tunlb/health", "tunlb/ipvs"}, "what is configured, as engine and checks take it"},
 	"tunlb/metrics":           {[]string{"stack/packet", "tunlb", "github.com/prometheus/..."}, "metrics are another view of the status, with all the reasons that there are"},
@@ -74,6 +75,42 @@ func TestImports(t *testing.T) {
 					t.Errorf("%s imports %s: %s", name, path, rule.why)
 				}
 			}
+		}
+	}
+}
+
+// TestPackageTable keeps the table of packages in docs/architecture.md whole, and free of what is no more.
+func TestPackageTable(t *testing.T) {
+	text, err := os.ReadFile("../../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "## Packages\n")
+	table, _, found := strings.Cut(table, "\n## ")
+	if !found {
+		t.Fatal("there is no section Packages")
+	}
+	there := packages(t)
+	listed := map[string]bool{}
+	for row := range strings.Lines(table) {
+		cells := strings.Split(row, "|")
+		if len(cells) < 2 || !strings.Contains(cells[1], "`") {
+			continue // no row of a package
+		}
+		name := strings.Trim(cells[1], " `")
+		switch {
+		case listed[name]:
+			t.Errorf("package %s has two rows", name)
+		case there[name] == nil:
+			t.Errorf("there is no package %s: take its row away", name)
+		case len(cells) != 5 || strings.TrimSpace(cells[2]) == "" || strings.TrimSpace(cells[3]) == "":
+			t.Errorf("package %s: say what it owns, and what it may import", name)
+		}
+		listed[name] = true
+	}
+	for dir := range there {
+		if !listed[dir] && !strings.HasPrefix(dir, "scripts") {
+			t.Errorf("package %s has no row in docs/architecture.md", dir)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -89,8 +90,9 @@ func TestExecInterrupt(t *testing.T) {
 		script string
 		code   int
 	}{
-		{"echo ready; sleep 1000; echo no", 130},
-		{"trap 'exit 4' INT; echo ready; sleep 1000", 4},
+		// Shells are deaf while they start a program: all run by the time that one of them is heard.
+		{"{ echo ready; exec sleep 1000; } | cat; echo no", 130},
+		{"trap 'exit 4' INT; echo ready; while :; do sleep 0.01; done", 4}, // a shell hears it between two commands
 	} {
 		ctx, cancel := context.WithCancel(context.Background())
 		out := &waiter{until: "ready", then: cancel}
@@ -169,8 +171,10 @@ func TestExecTerminal(t *testing.T) {
 	say("stty size\n", "33 101")
 	say("trap 'stty size' WINCH; echo set''up\n", "setup")
 	sizes <- scenario.Size{Columns: 120, Rows: 44}
-	say("\n", "44 120")
-	say("echo run''ning; sleep 1000\n", "running")
+	for i := 0; !strings.Contains(out.String(), "44 120"); i++ { // the change takes its way
+		say(fmt.Sprintf("echo as''ked%d\n", i), fmt.Sprintf("asked%d", i))
+	}
+	say("sh -c 'echo run\"\"ning; exec sleep 1000'\n", "running") // one process: none is missed
 	say("\x03", "^C")
 	say("echo code $?\n", "code 130")
 	if _, err := io.WriteString(keys, "exit 9\n"); err != nil {

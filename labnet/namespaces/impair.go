@@ -222,7 +222,7 @@ func (r *relay) await(due time.Time) {
 			return
 		}
 	}
-	if d := time.Until(due); d > 0 {
+	for d := time.Until(due); d > 0; d = time.Until(due) { // signals, which the runtime has its own of, cut it short
 		nap(d)
 	}
 }

@@ -32,7 +32,7 @@ func interrupt(*exec.Cmd, <-chan struct{}, bool) {}
 
 func exitCode(state *os.ProcessState) int { return state.ExitCode() }
 
-func nap(time.Duration) {}
+func nap(d time.Duration) { time.Sleep(d) }
 
 func openTerminal() (screen, tty *os.File, err error) { return nil, nil, netns.Check() }
 

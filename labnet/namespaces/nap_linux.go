@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nap sleeps as exactly as the kernel can. A signal wakes it, which makes it a bit short.
+// nap sleeps as exactly as the kernel can, or until a signal comes.
 func nap(d time.Duration) {
 	t := unix.NsecToTimespec(int64(d))
 	_ = unix.Nanosleep(&t, nil)

@@ -2,10 +2,7 @@ package capture
 
 import "encoding/binary"
 
-// vnetLen is the virtio_net_hdr in front of every frame, which no file has.
-const vnetLen = 10
-
-// vnet is what a file wants to know of it.
+// vnet is what a file wants to know of the virtio_net_hdr in front of a frame, which no file has.
 type vnet struct {
 	partial       bool // the checksum was left to a device
 	start, offset int  // valid iff partial: where the sum begins, and where in there it is kept

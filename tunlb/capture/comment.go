@@ -34,7 +34,9 @@ func comment(b []byte, r *watch.Record, side Side) []byte {
 	switch {
 	case side == In:
 		b = append(b, "before: "...)
-	case r.In == nil:
+	case r.Waited && r.Drop == "":
+		b = append(b, "after waiting: "...)
+	case r.In == nil && !r.Waited:
 		b = append(b, "own: "...) // no packet has come for it
 	case r.Drop != "":
 		b = append(b, "answer: "...) // to the sender of what was dropped
@@ -111,7 +113,7 @@ func serverWords(r *watch.Record) string {
 func exitWords(r *watch.Record) string {
 	switch r.Exit {
 	case "port":
-		if r.In == nil {
+		if r.In == nil && !r.Waited {
 			return "tunlb speaks for itself"
 		}
 		return "routed"
@@ -122,7 +124,9 @@ func exitWords(r *watch.Record) string {
 	case "host":
 		return "to tunlb's own stack"
 	case "held":
-		return "held until more is known"
+		return "held until its next hop's MAC is known"
+	case "parked":
+		return "held until its first fragment comes"
 	case "neighbour":
 		return "taken in as a neighbour's word"
 	case "switch":

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 )
 
@@ -174,7 +175,7 @@ func (c *cutter) open() error {
 		return err
 	}
 	if old := c.sum.Files - 1 - c.Keep; c.Keep > 0 && old >= 0 {
-		if err := c.Remove(old); err != nil {
+		if err := c.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) { // somebody may have moved or compressed it
 			return &writeError{err}
 		}
 	}

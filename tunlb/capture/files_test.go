@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -148,6 +149,12 @@ func TestFull(t *testing.T) {
 	if !errors.Is(err, refused) {
 		t.Errorf("a file that cannot be removed: %v", err)
 	}
+	d = &disk{room: 1 << 20}
+	gone := func(int) error { return &fs.PathError{Op: "remove", Path: "file 0", Err: fs.ErrNotExist} }
+	sum, err = (&Files{Create: d.create, Remove: gone, Size: 8 << 10, Keep: 1}).Copy(bytes.NewReader(stream))
+	if err != nil || sum.Files < 3 {
+		t.Errorf("files that somebody has moved: %v, %+v", err, sum)
+	}
 }
 
 // TestFollow: what is offered is written, flushed when there is nothing more, and what is lost is told.
@@ -208,20 +215,21 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// TestSlots: a queue full of the longest frames takes what it may, and one of headers is long.
+// TestSlots: a queue full of the longest frames takes what it may, and one of headers is long. So it is where
+// packets leave by several ports, with fewer records then.
 func TestSlots(t *testing.T) {
-	if n := Slots(192, 1); n != 1<<14 {
+	if n := Slots(192); n != 1<<14 {
 		t.Errorf("%d slots of headers", n)
 	}
-	for _, outs := range []int{0, 1, 3} {
-		n := Slots(MaxSnap, outs)
+	n := Slots(MaxSnap)
+	for _, outs := range []int{1, 3} {
 		var before, after runtime.MemStats
 		runtime.GC()
 		runtime.ReadMemStats(&before)
 		s := watch.NewSubscription(watch.Options{Snap: MaxSnap, Slots: n}, nil)
 		f := watch.Frame{Port: "tunlb0", Ethernet: true, Length: MaxSnap, Data: make([]byte, packet.VnetLen+MaxSnap)}
 		r := &watch.Record{In: &f}
-		for range max(outs, 1) {
+		for range outs {
 			r.Out = append(r.Out, f)
 		}
 		for range n + 1 {
@@ -230,8 +238,8 @@ func TestSlots(t *testing.T) {
 		runtime.GC()
 		runtime.ReadMemStats(&after)
 		took := after.HeapAlloc - before.HeapAlloc
-		if s.Lost() != 1 || took > maxMemory*5/4 || took < maxMemory/2 {
-			t.Errorf("%d slots for %d ports: %d bytes, %d lost", n, outs, took, s.Lost())
+		if lost := s.Lost(); lost == 0 || outs == 1 && lost > 1 || took > watch.DefaultMemory*5/4 || took < watch.DefaultMemory/2 {
+			t.Errorf("%d slots for %d ports: %d bytes, %d lost", n, outs, took, lost)
 		}
 	}
 }

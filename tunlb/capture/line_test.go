@@ -68,7 +68,7 @@ func TestNobodyReads(t *testing.T) {
 	}
 	alone := forward()
 
-	sub := e.Watch(watch.Options{Snap: capture.MaxSnap, Slots: capture.Slots(capture.MaxSnap, 1), Why: true})
+	sub := e.Watch(watch.Options{Snap: capture.MaxSnap, Slots: capture.Slots(capture.MaxSnap), Why: true})
 	stuck, socket := io.Pipe() // nobody reads
 	written := make(chan error, 1)
 	go func() {
@@ -84,7 +84,7 @@ func TestNobodyReads(t *testing.T) {
 		t.Error("a socket that nobody reads was written to")
 	}
 	sub.Close()
-	if lost, want := sub.Lost(), uint64(packets-capture.Slots(capture.MaxSnap, 1)-1); lost < want {
+	if lost, want := sub.Lost(), uint64(packets-capture.Slots(capture.MaxSnap)-1); lost < want {
 		t.Errorf("%d records lost, want %d", lost, want)
 	}
 	if drops := e.Drops(); len(drops) > 0 {

@@ -7,14 +7,11 @@ import (
 	"github.com/tunlb/tunlb/tunlb/watch"
 )
 
-// maxMemory bounds what the records of one capture may take while they wait to be written.
-const maxMemory = 64 << 20
-
-// Slots says how many records of snap bytes a frame may wait where a packet leaves by at most outs ports: 64 MiB of
-// them, or as many as nobody needs more.
-func Slots(snap, outs int) int {
-	const record, most = 1 << 10, 1 << 14 // a record without its frames; records of headers only
-	return min(maxMemory/((1+max(outs, 1))*(snap+vnetLen)+record), most)
+// Slots says how many records with snap bytes of each frame may wait to be written: what a subscription's memory has
+// room for, or as many as nobody needs more.
+func Slots(snap int) int {
+	const most = 1 << 14
+	return min(watch.Room(watch.DefaultMemory, snap), most)
 }
 
 // statsInterval is how often the stream says how many records were lost, if that has changed.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/tunlb/watch"
 )
 
@@ -110,7 +111,7 @@ func (c *Writer) Write(r *watch.Record) error {
 
 // frame writes one packet: without its vnet header, and with its checksum finished where that was left to a device.
 func (c *Writer) frame(r *watch.Record, f *watch.Frame, side Side) error {
-	if len(f.Data) < vnetLen {
+	if len(f.Data) < packet.VnetLen {
 		return nil // no frame of a port
 	}
 	id, err := c.interfaceOf(f)
@@ -122,7 +123,7 @@ func (c *Writer) frame(r *watch.Record, f *watch.Frame, side Side) error {
 		c.first = ns
 	}
 	c.last = max(c.last, ns)
-	data := f.Data[vnetLen:]
+	data := f.Data[packet.VnetLen:]
 	b := openBlock(c.buf[:0], blockPacket)
 	for _, n := range [...]uint32{uint32(id), uint32(ns >> 32), uint32(ns), uint32(len(data)), uint32(f.Length)} {
 		b = le.AppendUint32(b, n)

@@ -72,6 +72,32 @@ func records(t testing.TB) []*watch.Record {
 	}
 }
 
+// TestWaited: what was held and goes on is not what tunlb has to say itself.
+func TestWaited(t *testing.T) {
+	list := records(t)
+	waited := *list[0]
+	waited.In, waited.Waited, waited.Opened, waited.Why = nil, true, false, nil
+	for name, test := range map[string]struct {
+		edit func(*watch.Record)
+		side Side
+		want string
+	}{
+		"sent on":     {func(*watch.Record) {}, Out, "after waiting: flow 17 web -> rs2 192.168.0.11:8080"},
+		"of nobody":   {func(r *watch.Record) { *r = watch.Record{Waited: true, Exit: "port"} }, Out, "after waiting: routed"},
+		"given up":    {func(r *watch.Record) { r.Drop = "unresolved" }, Out, "answer: drop unresolved, flow 17 web -> rs2 192.168.0.11:8080"},
+		"tunlb's own": {func(r *watch.Record) { *r = watch.Record{Exit: "port"} }, Out, "own: tunlb speaks for itself"},
+		"held":        {func(r *watch.Record) { *r = watch.Record{Exit: "held"} }, In, "before: held until its next hop's MAC is known"},
+		"a fragment":  {func(r *watch.Record) { *r = watch.Record{Exit: "parked"} }, In, "before: held until its first fragment comes"},
+	} {
+		r := waited
+		test.edit(&r)
+		r.State = ""
+		if got := Comment(&r, test.side); got != test.want {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+}
+
 // told are the comments of records' frames.
 var told = []string{
 	"before: flow 17 opened web -> rs2 192.168.0.11:8080 (rr: its turn is next)",

@@ -17,8 +17,23 @@ import (
 
 // api answers for a daemon; docs/openapi.yaml describes all of it.
 type api struct {
-	d   Daemon
-	log zerolog.Logger
+	d        Daemon
+	log      zerolog.Logger
+	watchers chan struct{} // has one for each trace and capture
+}
+
+// maxWatchers bounds the traces and captures at a time: each takes memory, and time of every packet.
+const maxWatchers = 16
+
+// mayWatch answers itself if there are too many who look on already. Whoever may calls done at the end.
+func (a *api) mayWatch(w http.ResponseWriter) (done func(), ok bool) {
+	select {
+	case a.watchers <- struct{}{}:
+		return func() { <-a.watchers }, true
+	default:
+		fail(w, http.StatusServiceUnavailable, fmt.Errorf("%d others trace or capture already, and no more may: end one of them", maxWatchers))
+		return nil, false
+	}
 }
 
 // routes is every call there is, by path and method.
@@ -38,7 +53,7 @@ func (a *api) routes() map[string]map[string]http.HandlerFunc {
 
 // newHandler is the API. http.ServeMux would find the calls as well, but refuses in plain text.
 func newHandler(d Daemon, log zerolog.Logger) http.Handler {
-	routes := (&api{d, log}).routes()
+	routes := (&api{d: d, log: log, watchers: make(chan struct{}, maxWatchers)}).routes()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		methods, ok := routes[r.URL.Path]
 		if !ok {

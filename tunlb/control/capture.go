@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"runtime"
 	"strconv"
-	"time"
 
 	"github.com/tunlb/tunlb/tunlb/capture"
 	"github.com/tunlb/tunlb/tunlb/watch"
@@ -37,13 +36,13 @@ func (a *api) capture(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
-	control := http.NewResponseController(w)
-	// The server's ReadTimeout is one for requests; here it would end the answer.
-	if control.SetReadDeadline(time.Time{}) != nil {
+	done, ok := a.mayWatch(w)
+	if !ok {
 		return
 	}
-	ports := len(a.d.Status().Ports)
-	sub := a.d.Watch(watch.Options{Filter: o.Filter, Snap: o.Snap, Slots: capture.Slots(o.Snap, ports-1), Why: true})
+	defer done()
+	control := http.NewResponseController(w)
+	sub := a.d.Watch(watch.Options{Filter: o.Filter, Snap: o.Snap, Slots: capture.Slots(o.Snap), Why: true})
 	defer sub.Close()
 	w.Header().Set("Content-Type", pcapng)
 	w.Header().Set("Trailer", lostTrailer)

@@ -170,3 +170,44 @@ func TestCaptureOutlivesRequests(t *testing.T) {
 	}
 	sub.Close()
 }
+
+// TestWatchers: traces and captures together are no more than so many; who ends makes room.
+func TestWatchers(t *testing.T) {
+	d := &watched{subs: make(chan *watch.Subscription, maxWatchers), ends: make(chan *watch.Subscription, maxWatchers)}
+	c := NewClient(serve(t, d))
+	begin := [2]func() (io.Closer, error){
+		func() (io.Closer, error) { return c.Capture(t.Context(), CaptureOptions{}) },
+		func() (io.Closer, error) {
+			return c.OpenTrace(t.Context(), watch.Options{})
+		},
+	}
+	for n := range maxWatchers {
+		stream, err := begin[n%2]()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+	}
+	for _, one := range begin {
+		_, err := one()
+		var refused *Error
+		if !errors.As(err, &refused) || refused.Status != http.StatusServiceUnavailable || !strings.Contains(refused.Message, "16 others") {
+			t.Fatalf("one more: %v", err)
+		}
+	}
+	if len(d.subs) != maxWatchers {
+		t.Errorf("%d look on, want %d", len(d.subs), maxWatchers)
+	}
+	(<-d.subs).Close()
+	// The place is free once the answer has ended, a moment after the subscription.
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		stream, err := begin[0]()
+		if err == nil {
+			stream.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after one has ended: %v", err)
+		}
+	}
+}

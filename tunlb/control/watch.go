@@ -10,11 +10,9 @@ import (
 	"net/url"
 	"strconv"
 
+	"github.com/tunlb/tunlb/tunlb/capture"
 	"github.com/tunlb/tunlb/tunlb/watch"
 )
-
-// maxSnap is the longest frame there is; a queue's slots grow up to that, each.
-const maxSnap = 65535 + 14
 
 // TraceLine is a line of GET /v1/trace: what happened to a packet, and how many records were lost so far since nobody
 // had read those before them.
@@ -27,8 +25,8 @@ type TraceLine struct {
 func (a *api) trace(w http.ResponseWriter, r *http.Request) {
 	q, err := parameters(r, "filter", "why", "snap")
 	o := watch.Options{Why: q.is("why", &err), Snap: int(q.number("snap", watch.DefaultSnap, &err))}
-	if err == nil && (o.Snap < 1 || o.Snap > maxSnap) {
-		err = fmt.Errorf("snap: want a number of bytes from 1 to %d", maxSnap)
+	if err == nil && (o.Snap < 1 || o.Snap > capture.MaxSnap) {
+		err = fmt.Errorf("snap: want a number of bytes from 1 to %d", capture.MaxSnap)
 	}
 	if err == nil {
 		o.Filter, err = watch.ParseFilter(q.Get("filter"))
@@ -37,6 +35,11 @@ func (a *api) trace(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
+	done, ok := a.mayWatch(w)
+	if !ok {
+		return
+	}
+	defer done()
 	sub := a.d.Watch(o)
 	defer sub.Close()
 	w.Header().Set("Content-Type", ndjson)

@@ -101,7 +101,8 @@ type run struct {
 	asked   []answer // that the file has to what tunlb has just asked
 }
 
-// slots is how many records one step may bring: its packet's, answers to what it released, announcements of VIPs.
+// slots is how many records one step may bring: its packet's, answers to what it released, announcements of VIPs. They
+// are read after each step, and what they take meanwhile watch.DefaultMemory bounds.
 const slots = 1 << 13
 
 func newRun(o *Options, known *survey) (*run, error) {
@@ -307,7 +308,7 @@ type answer struct {
 
 // noteQuestions finds among tunlb's own words the questions that the file has an answer to.
 func (r *run) noteQuestions(record *watch.Record) {
-	if record.In != nil {
+	if record.In != nil || record.Waited {
 		return
 	}
 	for i := range record.Out {

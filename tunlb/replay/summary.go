@@ -53,7 +53,7 @@ func newSummary(seed uint64) *Summary {
 // note counts a record.
 func (s *Summary) note(r *watch.Record) {
 	s.Out += len(r.Out)
-	if r.In == nil {
+	if r.In == nil && !r.Waited {
 		s.Own += len(r.Out)
 	}
 	if r.Opened {
@@ -67,7 +67,7 @@ func (s *Summary) noteIn(r *watch.Record) {
 	switch {
 	case r.Drop != "":
 		s.Dropped++
-	case r.Exit == "held":
+	case r.Exit == "held", r.Exit == "parked":
 		s.Held++
 		fallthrough
 	default:

@@ -42,7 +42,7 @@ func (h *headers) addSum(name string, c checksum, judge bool) {
 	if !judge || c.none || c.partial || len(c.body) < c.size {
 		return
 	}
-	if right := ^sumOf(sumOf(0, c.pseudo), c.body); right != c.value && right+c.value != 0xffff {
+	if right := ^sumOf(sumOf(0, c.pseudo), c.body); oneZero(right) != oneZero(c.value) {
 		h.wrong = append(h.wrong, fmt.Sprintf("%s is wrong: 0x%04x, and its bytes give 0x%04x", name, c.value, right))
 	}
 }
@@ -210,10 +210,13 @@ func add(a, b uint16) uint16 {
 	return uint16(s>>16 + s)
 }
 
-// hexOf writes a difference; one's complement has two zeros, of which it writes one.
-func hexOf(d uint16) string {
-	if d == 0xffff {
-		d = 0
+// oneZero is a number of one's complement arithmetic, which has two zeros, with only one of them.
+func oneZero(n uint16) uint16 {
+	if n == 0xffff {
+		return 0
 	}
-	return fmt.Sprintf("0x%04x", d)
+	return n
 }
+
+// hexOf writes a difference.
+func hexOf(d uint16) string { return fmt.Sprintf("0x%04x", oneZero(d)) }

@@ -2,6 +2,7 @@ package trace_test
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -181,6 +182,74 @@ func TestWrongChecksum(t *testing.T) {
 		if j := passed(frame, frame, false, 192); j.Is(trace.StepNote) != test.want {
 			t.Errorf("%s: %+v", name, j.Steps)
 		}
+	}
+}
+
+// TestWrongHeaderChecksum: an IPv4 header's is judged, and neither its complement nor another number goes for right.
+// Of one's complement's two zeros either does.
+func TestWrongHeaderChecksum(t *testing.T) {
+	frame := pt.UDP(t, at(client4, 40000), at(vip4, 80))
+	sum := frame[packet.VnetLen+10 : packet.VnetLen+12]
+	noted := func() bool { return passed(frame, frame, false, 192).Is(trace.StepNote) }
+	if noted() {
+		t.Error("a right one goes for wrong")
+	}
+	sum[0], sum[1] = ^sum[0], ^sum[1]
+	if !noted() {
+		t.Error("one that nobody has complemented goes for right")
+	}
+	sum[0], sum[1] = ^sum[0], ^sum[1]+1
+	if !noted() {
+		t.Error("a wrong one goes for right")
+	}
+	// With its own checksum as identification the rest sums up to all ones, and the checksum to zero.
+	id := frame[packet.VnetLen+4 : packet.VnetLen+6]
+	right := []byte{sum[0], sum[1] - 1}
+	if id[0] != 0 || id[1] != 0 {
+		t.Fatalf("identification %x, want 0", id)
+	}
+	copy(id, right)
+	for _, zero := range []byte{0, 0xff} {
+		if sum[0], sum[1] = zero, zero; noted() {
+			t.Errorf("%x%x goes for wrong", zero, zero)
+		}
+	}
+}
+
+// TestWaited: the second half of a journey says so, and that it goes on is no answer of tunlb's.
+func TestWaited(t *testing.T) {
+	r := &watch.Record{Waited: true, Exit: "port", Flow: 7, Protocol: "tcp", Client: at(client4, 40000), VIP: at(vip4, 80), Server: at(rs4, 80), Service: "web", ServerName: "rs1", Mode: "nat", State: "SYN_RECV"}
+	r.AddOut("inner", true, packet.AppendEthernet(nil, pt.TCP(t, at(client4, 40000), at(rs4, 80)), macServer, macOwn), 192)
+	kinds := func(r *watch.Record) (list []string) {
+		for _, s := range trace.Of(r, 0).Steps {
+			list = append(list, s.Kind)
+		}
+		return list
+	}
+	if got := kinds(r); !slices.Equal(got, []string{trace.StepWaited, trace.StepFlow, trace.StepOut}) {
+		t.Errorf("sent on: %q", got)
+	}
+	text := printed(t, trace.Printer{}, trace.Row{Request: trace.Of(r, 0)})
+	if !strings.Contains(text, "waited sent on: it had waited for its next hop's MAC, or for its first fragment") {
+		t.Errorf("sent on:\n%s", text)
+	}
+	// Given up: what was sent is the error, whatever it looks like. Where it would have gone is of no interest.
+	r.Drop, r.Exit = "unresolved", "host"
+	if got := kinds(r); !slices.Equal(got, []string{trace.StepWaited, trace.StepFlow, trace.StepDrop, trace.StepAnswer}) {
+		t.Errorf("given up: %q", got)
+	}
+	if text := printed(t, trace.Printer{}, trace.Row{Request: trace.Of(r, 0)}); strings.Contains(text, "sent on") || !strings.Contains(text, "it had waited") {
+		t.Errorf("given up:\n%s", text)
+	}
+	r.Drop, r.Exit, r.Flow, r.Service, r.ServerName, r.Server, r.State, r.Mode = "", "port", 0, "", "", netip.AddrPort{}, "", ""
+	if got := kinds(r); !slices.Equal(got, []string{trace.StepWaited, trace.StepOut}) {
+		t.Errorf("of no connection: %q", got)
+	}
+	in := func(exit string) string {
+		return printed(t, trace.Printer{}, trace.Row{Request: trace.Of(&watch.Record{Exit: exit}, 0)})
+	}
+	if held, parked := in("held"), in("parked"); !strings.Contains(held, "MAC") || strings.Contains(held, "fragment") || !strings.Contains(parked, "first fragment") {
+		t.Errorf("%s%s", held, parked)
 	}
 }
 

@@ -22,7 +22,6 @@ type headers struct {
 	wrong  []string
 
 	vnet   packet.Vnet
-	whole  bool // nothing was cut off
 	arpOp  uint16
 	quoted bool // what is read is what an ICMP error quotes
 }
@@ -43,7 +42,7 @@ func read(f *watch.Frame) *headers {
 		h.blob("frame", f.Data, f.Length)
 		return h.done()
 	}
-	h.vnet, h.whole = packet.DecodeVnet(f.Data), len(f.Data)-packet.VnetLen >= f.Length
+	h.vnet = packet.DecodeVnet(f.Data)
 	data := f.Data[packet.VnetLen:]
 	l3 := 0
 	if f.Ethernet {

@@ -25,6 +25,7 @@ type Journey struct {
 const (
 	StepIn     = "in"     // Port, Length, Packet
 	StepNote   = "note"   // Text: what is remarkable about what came
+	StepWaited = "waited" // Text: this is the second half of a journey, and nothing comes in
 	StepFlow   = "flow"   // Text
 	StepWhy    = "why"    // Text; the record's Why has the servers
 	StepEdit   = "edit"   // Change
@@ -58,6 +59,13 @@ func Of(r *watch.Record, lost uint64) *Journey {
 			j.add(Step{Kind: StepNote, Text: note})
 		}
 	}
+	if j.Waited {
+		text := "it had waited for its next hop's MAC, or for its first fragment"
+		if j.Drop == "" {
+			text = "sent on: " + text
+		}
+		j.add(Step{Kind: StepWaited, Text: text})
+	}
 	j.flow()
 	j.out(in)
 	j.end()
@@ -84,7 +92,7 @@ func (j *Journey) flow() {
 		how += fmt.Sprintf(", seen as %s", j.Source)
 	}
 	switch {
-	case j.Flow == 0 && j.In == nil, j.Protocol == "arp":
+	case j.Flow == 0 && j.In == nil && (!j.Waited || server == ""), j.Protocol == "arp":
 		return
 	case j.Flow == 0 && server != "":
 		j.add(Step{Kind: StepFlow, Text: fmt.Sprintf("none is kept:%s gives this packet to %s, %s", of, server, how)})
@@ -113,10 +121,16 @@ func (j *Journey) out(in *headers) {
 		out := read(f)
 		step := Step{Kind: StepOut, Port: f.Port, Length: f.Length, Packet: &out.Packet}
 		if in != nil {
-			if step.Kind = in.kindOf(out); step.Kind != StepOut {
-				answers = append(answers, step)
-				continue
-			}
+			step.Kind = in.kindOf(out)
+		}
+		if j.Drop != "" && step.Kind == StepOut { // itself it does not leave
+			step.Kind = StepAnswer
+		}
+		if step.Kind != StepOut {
+			answers = append(answers, step)
+			continue
+		}
+		if in != nil {
 			for _, c := range in.changes(out) {
 				if !told[c] {
 					told[c] = true
@@ -135,11 +149,15 @@ func (j *Journey) out(in *headers) {
 
 // end says where the packet went if that is not by a port.
 func (j *Journey) end() {
+	if j.Drop != "" {
+		return
+	}
 	where := map[string]string{
 		"kernel":    "the box's kernel: handed back unchanged, it is none of tunlb's",
 		"direct":    "the server directly, by an interface of the box",
 		"host":      "tunlb's own stack, which answers for VIPs and own addresses",
-		"held":      "wait: for the first fragment of its datagram, or for the next hop's MAC",
+		"held":      "wait for its next hop's MAC",
+		"parked":    "wait for the first fragment of its datagram, which has the ports",
 		"neighbour": "the neighbour table",
 		"switch":    "another station: tunlb is only the switch here",
 	}[j.Exit]

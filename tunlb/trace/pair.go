@@ -114,8 +114,8 @@ func (p *Pairer) take() (out []Row) {
 }
 
 // isBack says whether a packet goes to the client. Of one that no flow stands for, such as an answer of tunlb's own stack,
-// it is that it has come in by no port.
-func isBack(j *Journey) bool { return j.Reply || j.Flow == 0 && j.In == nil }
+// it is that it has come in by no port; one that has only waited did so before.
+func isBack(j *Journey) bool { return j.Reply || j.Flow == 0 && j.In == nil && !j.Waited }
 
 // isAnswerTo says whether a packet goes the other way between the same endpoints.
 func isAnswerTo(j, request *Journey) bool {

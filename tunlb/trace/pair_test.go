@@ -49,6 +49,11 @@ func TestPairs(t *testing.T) {
 		}
 		return j
 	}
+	waited := func(seq uint64, flow uint32) *trace.Journey { // what was held goes on
+		j := told(seq, flow, false, 0)
+		j.In, j.Waited = nil, true
+		return j
+	}
 	for name, test := range map[string]struct {
 		packets   []*trace.Journey
 		now, last string // rows at once, and those that had to be flushed
@@ -63,6 +68,8 @@ func TestPairs(t *testing.T) {
 		"in their order":          {[]*trace.Journey{told(1, 1, false, 0), told(2, 2, false, 1), told(3, 2, true, 2), told(4, 1, true, 3)}, "1/4 2/3", ""},
 		"dropped":                 {[]*trace.Journey{dropped, told(2, 1, true, 1)}, "1/", "/2"},
 		"tunlb's own":             {[]*trace.Journey{own(1, true), own(2, false)}, "1/2", ""},
+		"waited":                  {[]*trace.Journey{told(1, 1, false, 0), waited(2, 1), told(3, 1, true, 1)}, "1/ 2/3", ""},
+		"waited, of nobody":       {[]*trace.Journey{told(1, 0, false, 0), waited(2, 0)}, "1/", "2/"},
 		"tunlb's own to somebody": {[]*trace.Journey{told(1, 1, false, 0), own(2, false)}, "", "1/ /2"},
 	} {
 		p := trace.Pairer{Hold: hold}

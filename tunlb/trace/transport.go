@@ -100,7 +100,7 @@ func (h *headers) readICMP(p ipPacket) {
 		h.blob(p.prefix+"payload", b[icmpLen:], h.Payload)
 		return
 	}
-	quote := &headers{whole: false, quoted: true}
+	quote := &headers{quoted: true}
 	quote.readIP("quoted ", b[icmpLen:], h.Payload)
 	quote.describe()
 	h.Quote = &quote.Packet

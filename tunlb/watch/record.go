@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/stack/packet"
 )
 
 // Record is what happened to one packet, from the port that it came in by to its end. The Frames' Data is
@@ -18,10 +19,13 @@ type Record struct {
 	Out []Frame `json:"out,omitempty"` // as it left: several if it was cut, flooded, or if an ICMP error answers it
 
 	// Exit is where it went: "port", "kernel" (handed back unchanged), "direct" (an interface of the box), "host" (tunlb's own
-	// stack), "held" (a fragment that waits for its first, or a packet that waits for a MAC), "neighbour" (ARP and neighbour discovery, taken in),
-	// "switch" (another station's); "" iff it was dropped.
+	// stack), "held" (it waits for its next hop's MAC), "parked" (a fragment that waits for its first), "neighbour" (ARP and neighbour
+	// discovery, taken in), "switch" (another station's); "" iff it was dropped.
 	Exit string `json:"exit,omitempty"`
-	Drop string `json:"drop,omitempty"` // packet.Reason's name; "" iff it was not dropped
+	// Waited says that this is the second half of a journey: of a packet that was held or parked before. Out is what was sent, and
+	// there is no In.
+	Waited bool   `json:"waited,omitempty"`
+	Drop   string `json:"drop,omitempty"` // packet.Reason's name; "" iff it was not dropped
 
 	Protocol string         `json:"protocol,omitempty"` // tcp, udp, icmp, arp, or another IP protocol's number
 	Client   netip.AddrPort `json:"client,omitzero"`    // of a flow: the client's; of any other packet: its source
@@ -41,7 +45,8 @@ type Record struct {
 	// Why is how the server was picked: nil unless Opened, the subscription asks for it, and fewer than 1000 a second do.
 	Why *policy.Explanation `json:"why,omitempty"`
 
-	spare Frame // In's buffer
+	spare   Frame // In's buffer
+	charged int64 // to the memory of the subscription that it waits in
 }
 
 // Frame is a frame at a port.
@@ -52,11 +57,40 @@ type Frame struct {
 	Data     []byte `json:"data"`               // the vnet header and what the subscription's Snap leaves of the frame
 }
 
-const vnetLen = 10 // the virtio_net_hdr in front of every frame
-
 // Reset empties the record and keeps its buffers.
 func (r *Record) Reset() {
 	*r = Record{spare: r.spare, Out: r.Out[:0]}
+}
+
+// What a record takes besides its frames' bytes, generously.
+const (
+	recordSize    = 1 << 10
+	frameSize     = 64
+	candidateSize = 128
+)
+
+// size is how much memory a copy takes that has snap bytes of each frame.
+func (r *Record) size(snap int) int64 {
+	n := recordSize
+	if r.In != nil {
+		n += min(len(r.In.Data), packet.VnetLen+snap)
+	}
+	for i := range r.Out {
+		n += frameSize + min(len(r.Out[i].Data), packet.VnetLen+snap)
+	}
+	if r.Why != nil {
+		n += len(r.Why.Servers) * candidateSize
+	}
+	return int64(n)
+}
+
+// kept is how much memory its buffers take while nothing is in them.
+func (r *Record) kept() int64 {
+	n := recordSize + cap(r.spare.Data)
+	for _, f := range r.Out[:cap(r.Out)] {
+		n += frameSize + cap(f.Data)
+	}
+	return int64(n)
 }
 
 // SetIn notes the frame as it came. At most snap bytes behind the vnet header are copied.
@@ -76,8 +110,12 @@ func (r *Record) AddOut(port string, ethernet bool, frame []byte, snap int) {
 }
 
 func (f *Frame) set(port string, ethernet bool, frame []byte, snap int) {
-	f.Port, f.Ethernet, f.Length = port, ethernet, len(frame)-vnetLen
-	f.Data = append(f.Data[:0], frame[:min(len(frame), vnetLen+snap)]...)
+	f.Port, f.Ethernet, f.Length = port, ethernet, len(frame)-packet.VnetLen
+	frame = frame[:min(len(frame), packet.VnetLen+snap)]
+	if cap(f.Data) < len(frame) {
+		f.Data = make([]byte, 0, len(frame)) // append would take more than what is counted
+	}
+	f.Data = append(f.Data[:0], frame...)
 }
 
 // copy makes r a copy of from that shares nothing with it but what never changes.
