@@ -103,8 +103,8 @@ func (w *witness) name(link packet.Link, frame []byte) {
 	}
 }
 
-// peek reads what the fixed headers say of a packet that may be malformed or cut off. Ports behind options and
-// extension headers are not looked for.
+// peek reads what the headers say of a packet that may be malformed or cut off. Ports behind IPv4 options are not
+// looked for.
 func peek(ip []byte) (tu packet.Tuple, ok bool) {
 	const ip4Len, ip6Len = 20, 40
 	var ports []byte
@@ -116,7 +116,8 @@ func peek(ip []byte) (tu packet.Tuple, ok bool) {
 			ports = ip[ip4Len:]
 		}
 	case len(ip) >= ip6Len && ip[0]>>4 == 6:
-		tu.Proto, tu.Src, tu.Dst, ports = ip[6], [16]byte(ip[8:]), [16]byte(ip[24:]), ip[ip6Len:]
+		tu.Src, tu.Dst = [16]byte(ip[8:]), [16]byte(ip[24:])
+		tu.Proto, ports = skipExtensions(ip[6], ip[ip6Len:])
 	default:
 		return tu, false
 	}
@@ -124,6 +125,26 @@ func peek(ip []byte) (tu packet.Tuple, ok bool) {
 		tu.SrcPort, tu.DstPort = binary.BigEndian.Uint16(ports), binary.BigEndian.Uint16(ports[2:])
 	}
 	return tu, true
+}
+
+// skipExtensions finds what is behind IPv6 extension headers (RFC 8200, 4): a protocol, and its header if there is one.
+func skipExtensions(next uint8, b []byte) (uint8, []byte) {
+	const hopByHop, routing, fragment, destination, fragmentLen = 0, 43, 44, 60, 8
+	for len(b) >= fragmentLen {
+		n := fragmentLen
+		switch next {
+		case hopByHop, routing, destination:
+			n += int(b[1]) * 8
+		case fragment:
+			if binary.BigEndian.Uint16(b[2:])&^7 != 0 {
+				return b[0], nil // a later fragment begins with no header
+			}
+		default:
+			return next, b
+		}
+		next, b = b[0], b[min(len(b), n):]
+	}
+	return next, b
 }
 
 // numberOf is a short name for a connection: a hash of what the client sends, the same wherever it is seen.

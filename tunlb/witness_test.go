@@ -140,3 +140,26 @@ func TestWitnessRefused(t *testing.T) {
 		t.Errorf("%+v, want a drop and nothing sent", rec)
 	}
 }
+
+// TestPeek: extension headers hide neither the protocol nor the ports of what is told of.
+func TestPeek(t *testing.T) {
+	f := families[1]
+	client, vip := at(f.client, 40000), at(f.vip, 80)
+	pieces := pt.Fragments(t, pt.UDP(t, client, vip, pt.PayloadLen(4000)), 1500, 77)
+	for i, want := range []uint16{40000, 0, 0} {
+		tu, ok := peek(pieces[i][packet.VnetLen:])
+		if !ok || tu.Proto != packet.ProtoUDP || tu.SrcPort != want || tu.Source().Addr() != f.client {
+			t.Errorf("fragment %d: %+v, want UDP from port %d", i, tu, want)
+		}
+	}
+	whole := pt.TCP(t, client, vip, syn)[packet.VnetLen:]
+	hop := append(slices.Clone(whole[:40]), packet.ProtoTCP, 0, 1, 4, 0, 0, 0, 0) // PadN
+	hop[6] = 0
+	if tu, ok := peek(append(hop, whole[40:]...)); !ok || tu.Proto != packet.ProtoTCP || tu.DstPort != 80 {
+		t.Errorf("behind a hop-by-hop header: %+v, want TCP to port 80", tu)
+	}
+	for n := range whole {
+		peek(whole[:n])
+		peek(append(slices.Clone(hop), whole[40:]...)[:n])
+	}
+}

@@ -173,7 +173,7 @@ func TestCaptureOutlivesRequests(t *testing.T) {
 
 // TestWatchers: traces and captures together are no more than so many; who ends makes room.
 func TestWatchers(t *testing.T) {
-	d := &watched{subs: make(chan *watch.Subscription, maxWatchers), ends: make(chan *watch.Subscription, maxWatchers)}
+	d := &watched{subs: make(chan *watch.Subscription, 2*maxWatchers), ends: make(chan *watch.Subscription, 2*maxWatchers)}
 	c := NewClient(serve(t, d))
 	begin := [2]func() (io.Closer, error){
 		func() (io.Closer, error) { return c.Capture(t.Context(), CaptureOptions{}) },
@@ -198,16 +198,17 @@ func TestWatchers(t *testing.T) {
 	if len(d.subs) != maxWatchers {
 		t.Errorf("%d look on, want %d", len(d.subs), maxWatchers)
 	}
-	(<-d.subs).Close()
-	// The place is free once the answer has ended, a moment after the subscription.
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		stream, err := begin[0]()
-		if err == nil {
-			stream.Close()
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("after one has ended: %v", err)
+	for _, one := range begin { // a capture ends, then a trace, and others take their places
+		(<-d.subs).Close()
+		for deadline := time.Now().Add(10 * time.Second); ; { // the place is free once the answer has ended, a moment after the subscription
+			stream, err := one()
+			if err == nil {
+				defer stream.Close()
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("after one has ended: %v", err)
+			}
 		}
 	}
 }
