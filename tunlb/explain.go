@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/tunlb/tunlb/policy"
@@ -71,9 +72,12 @@ func (q *Question) supposes() bool { return len(q.Without) > 0 || len(q.Weights)
 func (q *Question) tuple() (tu packet.Tuple, err error) {
 	proto, ok := policy.ParseProto(q.Protocol)
 	client, vip := netip.AddrPortFrom(q.Client.Addr().Unmap(), q.Client.Port()), netip.AddrPortFrom(q.VIP.Addr().Unmap(), q.VIP.Port())
+	both := slices.IndexFunc(q.Without, func(server string) bool { _, weighed := q.Weights[server]; return weighed })
 	switch n := len(q.Without) + len(q.Weights); {
 	case n > MaxSupposed:
 		return tu, fmt.Errorf("%w: %d servers to be without or to weigh otherwise: want %d at most", ErrQuestion, n, MaxSupposed)
+	case both >= 0:
+		return tu, fmt.Errorf("%w: %q is to be left out, and to have a weight: drop one of the two", ErrQuestion, q.Without[both])
 	case !ok:
 		return tu, fmt.Errorf("%w: protocol %q: want tcp or udp", ErrQuestion, q.Protocol)
 	case !client.Addr().IsValid():

@@ -53,6 +53,7 @@ can't be written fast enough is lost, counted, and told at the end.`,
 			if err != nil {
 				return err
 			}
+			warnOfNames(c, options.Filter)
 			ctx := c.Context
 			if c.IsSet("duration") {
 				var stop context.CancelFunc
@@ -142,9 +143,14 @@ func parseSize(text string) (int64, error) {
 // createPrivate makes a file, or empties the one that is there. Root would otherwise empty whatever a link in
 // somebody else's folder leads to.
 func createPrivate(path string) (io.WriteCloser, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|noFollow, 0o600)
-	if info, lstat := os.Lstat(path); err != nil && lstat == nil && info.Mode()&os.ModeSymlink != 0 {
-		return nil, fmt.Errorf("open %s: it is a symbolic link, which is not followed; name the file that it leads to", path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|noFollow|noWait, 0o600)
+	if info, lstat := os.Lstat(path); err != nil && lstat == nil {
+		switch {
+		case info.Mode()&os.ModeSymlink != 0:
+			return nil, fmt.Errorf("open %s: it is a symbolic link, which is not followed; name the file that it leads to", path)
+		case info.Mode()&os.ModeNamedPipe != 0:
+			return nil, fmt.Errorf("%s is a named pipe that nobody reads: start its reader first, or use -w - and redirect into it", path)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -178,6 +184,8 @@ func record(ctx context.Context, asked *control.Client, o control.CaptureOptions
 	switch {
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 		return nil // that is how a capture ends
+	case errors.Is(err, control.ErrNoDaemon) && sum.Files > 0:
+		return fmt.Errorf("%w; what is in %s is whole", err, sum.Name)
 	case err == nil && (files.Packets == 0 || sum.Packets < files.Packets) && ctx.Err() == nil:
 		return fmt.Errorf("%w any more: it has ended while we captured", control.ErrNoDaemon)
 	}

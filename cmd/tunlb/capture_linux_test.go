@@ -155,7 +155,7 @@ func TestCapture(t *testing.T) {
 		}
 		before, after := packets[at], packets[at+1]
 		address := map[string]string{"rs1": "192.168.0.10:8080", "rs2": "192.168.0.11:8080", "rs3": "192.168.0.12:8080"}[server]
-		want := regexp.MustCompile(`^(before|after): flow \d+ opened web -> ` + server + " " + address + ` \(\w+: .+\)$`)
+		want := regexp.MustCompile(`^(before|after): flow [0-9a-f]{8} opened web -> ` + server + " " + address + ` \(\w+: .+\)$`)
 		client, to, sound := way(t, before)
 		if to != vip || client.Addr() != netip.MustParseAddr("198.51.100.7") || !sound || before.Side != capture.In || !want.MatchString(before.Comment) {
 			t.Errorf("before: %v > %v, sound %v: %s", client, to, sound, before.Comment)

@@ -4,5 +4,9 @@ package main
 
 import "syscall"
 
-// noFollow has an open fail on a symbolic link.
-const noFollow = syscall.O_NOFOLLOW
+// noFollow has an open fail on a symbolic link; noWait has it fail on a named pipe that nobody reads, instead of
+// waiting for a reader.
+const (
+	noFollow = syscall.O_NOFOLLOW
+	noWait   = syscall.O_NONBLOCK
+)

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/urfave/cli/v2"
 
@@ -54,6 +56,19 @@ func showConfigErrors(c *cli.Context, err error) error {
 	}
 	fmt.Fprintln(c.App.ErrWriter, err)
 	return fmt.Errorf("%w: %w", errReported, err)
+}
+
+// loadNamed reads the file of --config. usage is how a command is told of one.
+func loadNamed(c *cli.Context, usage string) (*config.Config, error) {
+	cfg, err := config.Load(c.String("config"))
+	var missing *fs.PathError
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && errors.As(err, &missing):
+		return nil, fmt.Errorf("read the configuration: %w; name the file: %s", missing, usage)
+	case err != nil:
+		return nil, showConfigErrors(c, err)
+	}
+	return cfg, nil
 }
 
 func count(n int, what string) string {

@@ -14,7 +14,6 @@ import (
 
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/tunlb"
-	"github.com/tunlb/tunlb/tunlb/config"
 )
 
 func explainCommand() *cli.Command {
@@ -63,9 +62,9 @@ func answerTo(c *cli.Context, q tunlb.Question) (tunlb.Explanation, error) {
 		}
 		return x, err
 	}
-	cfg, err := config.Load(c.String("config"))
+	cfg, err := loadNamed(c, "tunlb explain --config FILE")
 	if err != nil {
-		return tunlb.Explanation{}, showConfigErrors(c, err)
+		return tunlb.Explanation{}, err
 	}
 	x, err := tunlb.ExplainConfig(cfg.Services, q)
 	if err != nil {
@@ -140,6 +139,13 @@ func vipAddress(s string) (at netip.AddrPort, protocol string, err error) {
 	}
 	if _, ok := policy.ParseProto(protocol); !ok {
 		return at, "", usagef("--vip %q: protocol %q: want tcp or udp", s, protocol)
+	}
+	if last := strings.LastIndexByte(place, ':'); last > 0 {
+		addr, addrErr := netip.ParseAddr(place[:last])
+		port, portErr := strconv.ParseUint(place[last+1:], 10, 16)
+		if addrErr == nil && addr.Is6() && portErr == nil && port > 0 && place[0] != '[' {
+			return at, "", usagef("--vip %q: an IPv6 address with a port has brackets: write %s", s, netip.AddrPortFrom(addr, uint16(port)))
+		}
 	}
 	if addr, err := netip.ParseAddr(place); err == nil {
 		return at, "", usagef("--vip %q: the port is missing: write %s", s, netip.AddrPortFrom(addr, 80))

@@ -35,7 +35,7 @@ func labUpCommand() *cli.Command {
 			"   tunlb lab up my.yaml --name mine --publish 8080:203.0.113.22:80   # http://127.0.0.1:8080/",
 		Flags: []cli.Flag{
 			driverFlag("`DRIVER`: netns, sim, or auto, which is netns where that works", driverAuto),
-			&cli.StringSliceFlag{Name: "publish", Usage: "have 127.0.0.1:`PORT:VIP:PORT` lead to a service, as seen from the first client; may be repeated"},
+			&cli.StringSliceFlag{Name: "publish", Usage: "`PORT:VIP:PORT`: a port of 127.0.0.1, and the service that it leads to, as seen from the first client; may be repeated"},
 			&cli.StringFlag{Name: "name", Usage: "call it `NAME` instead of as its file does"},
 			&cli.BoolFlag{Name: "foreground", Usage: "stay, show what is logged, and take it down on ctrl-C"},
 		},
@@ -133,7 +133,7 @@ func (u *upping) publish() error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(u.App.Writer, "http://%s/ leads to %s, from %s\n", p.Listen, p.To, p.From)
+		tellPublished(u.Context, u.place, u.file.Director.Name, p)
 	}
 	return nil
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tunlb/tunlb/tunlb/capture"
-	"github.com/tunlb/tunlb/tunlb/config"
 	"github.com/tunlb/tunlb/tunlb/replay"
 )
 
@@ -53,9 +52,9 @@ func runReplay(c *cli.Context) error {
 	case write == "-" && isTerminal(c.App.Writer):
 		return usagef("-w -: a capture is not for terminals; write into a pipe: tunlb replay ... -w - | tshark -r -")
 	}
-	cfg, err := config.Load(c.String("config"))
+	cfg, err := loadNamed(c, "tunlb replay CAPTURE --config FILE")
 	if err != nil {
-		return showConfigErrors(c, err)
+		return err
 	}
 	o := replay.Options{
 		File: c.Args().First(), Config: cfg, Seed: c.Uint64("seed"),
@@ -120,6 +119,9 @@ func (l *lateFile) close() error {
 
 // showReplay is the summary for people.
 func showReplay(w io.Writer, s *replay.Summary) error {
+	if n := s.Skipped[replay.CutOff]; n > 0 {
+		fmt.Fprintf(w, "warning: the file has only a part of %s, which could not be replayed: the figures are incomplete; capture without --snap\n\n", count(n, "packet"))
+	}
 	fmt.Fprintf(w, "%s in %v from %s, seed %d\n", count(s.Read, "packet"), s.Duration.Round(time.Microsecond), s.First.Format(time.RFC3339Nano), s.Seed)
 	fmt.Fprintf(w, "%d replayed, %d written (%d of them tunlb's own), %d dropped, %d held, %s opened\n", s.In, s.Out, s.Own, s.Dropped, s.Held, count(s.Flows, "flow"))
 	if s.Answers > 0 {

@@ -64,6 +64,7 @@ func traceCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			warnOfNames(c, filter)
 			return runTrace(c, filter, limit, show)
 		},
 	}

@@ -1,6 +1,8 @@
 package capture
 
 import (
+	"encoding/binary"
+	"encoding/hex"
 	"strconv"
 	"strings"
 
@@ -69,8 +71,9 @@ func appendFlow(b []byte, r *watch.Record) []byte {
 		return b
 	}
 	if r.Flow != 0 {
-		b = strconv.AppendUint(append(b, "flow "...), uint64(r.Flow), 10)
-		b = append(b, ' ')
+		var id [4]byte
+		binary.BigEndian.PutUint32(id[:], r.Flow)
+		b = append(hex.AppendEncode(append(b, "flow "...), id[:]), ' ') // as a trace has it
 	}
 	service := r.Service
 	if service == "" {

@@ -63,9 +63,17 @@ type cutter struct {
 	file       io.WriteCloser // nil: none is open
 	out        *bufio.Writer
 	written    int64    // to file, what waits in out included
+	before     int64    // bytes of the files before this one
+	marks      []mark   // ends of blocks, those since the last flush and the one before them
 	counted    []uint64 // packets in file, by interface
 	start, end uint64   // times of the first and the last of them
 	lost       uint64   // at the file's beginning
+}
+
+// mark is a place in a file at which it may end.
+type mark struct {
+	at      int64
+	packets uint64 // of the summary until there
 }
 
 // writeError is an error of a file of ours, not of the stream.
@@ -170,6 +178,7 @@ func (c *cutter) open() error {
 	}
 	c.out.Reset(&counted{file, &c.sum.Bytes})
 	c.written, c.start, c.end, c.lost = 0, 0, 0, c.sum.Lost
+	c.before, c.marks = c.sum.Bytes, append(c.marks[:0], mark{0, c.sum.Packets})
 	clear(c.counted)
 	if err := c.write(c.head); err != nil {
 		return err
@@ -206,8 +215,15 @@ func (c *cutter) finish() error {
 	return err
 }
 
+// write takes whole blocks.
 func (c *cutter) write(b []byte) error {
+	if len(b) > c.out.Available() { // so that no more ends of blocks have to be known than a buffer has
+		if err := c.flush(); err != nil {
+			return err
+		}
+	}
 	c.written += int64(len(b))
+	c.marks = append(c.marks, mark{c.written, c.sum.Packets})
 	if _, err := c.out.Write(b); err != nil {
 		return c.failed(err)
 	}
@@ -218,11 +234,23 @@ func (c *cutter) flush() error {
 	if err := c.out.Flush(); err != nil {
 		return c.failed(err)
 	}
+	c.marks = append(c.marks[:0], c.marks[len(c.marks)-1])
 	return nil
 }
 
-// failed says how far a file has got.
+// failed says how far a file has got. Where it can be cut it ends with a whole block then: half a one would have
+// readers refuse the file.
 func (c *cutter) failed(err error) error {
+	last := c.marks[0]
+	for _, m := range c.marks {
+		if m.at <= c.sum.Bytes-c.before {
+			last = m
+		}
+	}
+	c.sum.Packets = last.packets
+	if file, ok := c.file.(interface{ Truncate(size int64) error }); ok && file.Truncate(last.at) == nil {
+		c.sum.Bytes = c.before + last.at
+	}
 	return &writeError{fmt.Errorf("write %s: %w after %d bytes", c.sum.Name, err, c.sum.Bytes)}
 }
 

@@ -136,8 +136,16 @@ func TestFull(t *testing.T) {
 	stream := write(t, Options{Header: header()}, many(t, 1000)...)
 	d := &disk{room: 100_000}
 	sum, err := (&Files{Create: d.create}).Copy(bytes.NewReader(stream))
-	if !errors.Is(err, errFull) || !strings.Contains(err.Error(), "write file 0: no space left after 100000 bytes") || sum.Bytes != 100_000 || !d.files[0].closed {
+	if !errors.Is(err, errFull) || !strings.Contains(err.Error(), fmt.Sprintf("write file 0: no space left after %d bytes", sum.Bytes)) || !d.files[0].closed {
 		t.Errorf("%+v, %v", sum, err)
+	}
+	for _, room := range []int{100_000, 65_536, 70_001} { // the file ends with a whole block, and has as much as there is room for
+		d := &disk{room: room}
+		sum, err := (&Files{Create: d.create}).Copy(bytes.NewReader(stream))
+		n := len(read(t, d.files[0].Bytes()))
+		if err == nil || n == 0 || uint64(n) != sum.Packets || sum.Bytes != int64(d.files[0].Len()) || d.files[0].Len() > room || d.files[0].Len() < room-300 {
+			t.Errorf("room for %d: %d packets in %d bytes, told %+v, %v", room, n, d.files[0].Len(), sum, err)
+		}
 	}
 	refused := errors.New("permission denied")
 	_, err = (&Files{Create: func(int) (io.WriteCloser, string, error) { return nil, "", refused }}).Copy(bytes.NewReader(stream))

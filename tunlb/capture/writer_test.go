@@ -82,9 +82,9 @@ func TestWaited(t *testing.T) {
 		side Side
 		want string
 	}{
-		"sent on":     {func(*watch.Record) {}, Out, "after waiting: flow 17 web -> rs2 192.168.0.11:8080"},
+		"sent on":     {func(*watch.Record) {}, Out, "after waiting: flow 00000011 web -> rs2 192.168.0.11:8080"},
 		"of nobody":   {func(r *watch.Record) { *r = watch.Record{Waited: true, Exit: "port"} }, Out, "after waiting: routed"},
-		"given up":    {func(r *watch.Record) { r.Drop = "unresolved" }, Out, "answer: drop unresolved, flow 17 web -> rs2 192.168.0.11:8080"},
+		"given up":    {func(r *watch.Record) { r.Drop = "unresolved" }, Out, "answer: drop unresolved, flow 00000011 web -> rs2 192.168.0.11:8080"},
 		"tunlb's own": {func(r *watch.Record) { *r = watch.Record{Exit: "port"} }, Out, "own: tunlb speaks for itself"},
 		"held":        {func(r *watch.Record) { *r = watch.Record{Exit: "held"} }, In, "before: held until its next hop's MAC is known"},
 		"a fragment":  {func(r *watch.Record) { *r = watch.Record{Exit: "parked"} }, In, "before: held until its first fragment comes"},
@@ -100,14 +100,14 @@ func TestWaited(t *testing.T) {
 
 // told are the comments of records' frames.
 var told = []string{
-	"before: flow 17 opened web -> rs2 192.168.0.11:8080 (rr: its turn is next)",
-	"after: flow 17 opened web -> rs2 192.168.0.11:8080 (rr: its turn is next)",
-	"before: flow 17 reply of rs2 192.168.0.11:8080, ESTABLISHED",
-	"after: flow 17 reply of rs2 192.168.0.11:8080, ESTABLISHED",
+	"before: flow 00000011 opened web -> rs2 192.168.0.11:8080 (rr: its turn is next)",
+	"after: flow 00000011 opened web -> rs2 192.168.0.11:8080 (rr: its turn is next)",
+	"before: flow 00000011 reply of rs2 192.168.0.11:8080, ESTABLISHED",
+	"after: flow 00000011 reply of rs2 192.168.0.11:8080, ESTABLISHED",
 	"before: drop no-server",
 	"answer: drop no-server",
-	"before: flow 17 web -> rs2 192.168.0.11:8080, as 10.0.0.1:1025, ESTABLISHED, to tunlb's own stack; stands for segments of 1400 bytes; checksum left to the device",
-	"before: drop port-write, flow 17 web -> rs2 192.168.0.11:8080; stands for segments of 1400 bytes",
+	"before: flow 00000011 web -> rs2 192.168.0.11:8080, as 10.0.0.1:1025, ESTABLISHED, to tunlb's own stack; stands for segments of 1400 bytes; checksum left to the device",
+	"before: drop port-write, flow 00000011 web -> rs2 192.168.0.11:8080; stands for segments of 1400 bytes",
 	"before: taken in as a neighbour's word",
 	"own: tunlb speaks for itself",
 }
@@ -353,3 +353,6 @@ func (l *limited) Write(b []byte) (int, error) {
 }
 
 func (l *limited) Close() error { l.closed = true; return nil }
+
+// Truncate is a file's.
+func (l *limited) Truncate(n int64) error { l.Buffer.Truncate(int(n)); return nil }

@@ -120,7 +120,7 @@ func stream[T any](ctx context.Context, c *Client, path string, q url.Values, vi
 		if err := dec.Decode(&line); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
-			return fmt.Errorf("answer of %s: %w", path, err)
+			return unread(path, err)
 		}
 		if err := visit(line); err != nil {
 			return err
@@ -135,9 +135,32 @@ func (c *Client) call(ctx context.Context, method, path string, q url.Values, se
 	}
 	defer body.Close()
 	if err := json.NewDecoder(body).Decode(into); err != nil {
-		return fmt.Errorf("answer of %s: %w", path, err)
+		return unread(path, err)
 	}
 	return nil
+}
+
+// unread is an answer's error; that the daemon has ended says enough.
+func unread(path string, err error) error {
+	if errors.Is(err, ErrNoDaemon) {
+		return err
+	}
+	return fmt.Errorf("answer of %s: %w", path, err)
+}
+
+// answer is a body whose end in the middle is told as what it is: the daemon was killed.
+type answer struct {
+	io.ReadCloser
+	ctx context.Context // of the request: its end is no daemon's
+}
+
+func (a answer) Read(b []byte) (int, error) {
+	n, err := a.ReadCloser.Read(b)
+	var op *net.OpError
+	if a.ctx.Err() == nil && (errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &op) && !errors.Is(err, net.ErrClosed)) {
+		err = fmt.Errorf("%w any more: the daemon has ended in the middle of an answer: %w", ErrNoDaemon, err)
+	}
+	return n, err
 }
 
 // do returns the answer's body. A refused reload is an answer like any other: its body tells.
@@ -163,7 +186,7 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, send
 	}
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusUnprocessableEntity:
-		return resp.Body, nil
+		return answer{resp.Body, ctx}, nil
 	}
 	defer resp.Body.Close()
 	return nil, c.refused(method+" "+path, resp)

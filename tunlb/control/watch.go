@@ -99,10 +99,10 @@ func (c *Client) OpenTrace(ctx context.Context, o watch.Options) (*TraceStream, 
 	return &TraceStream{body, json.NewDecoder(body)}, nil
 }
 
-// Next waits for a packet. io.EOF is the daemon's end.
+// Next waits for a packet. io.EOF is the daemon's end, ErrNoDaemon that it was killed.
 func (s *TraceStream) Next() (line TraceLine, err error) {
 	if err = s.dec.Decode(&line); err != nil && !errors.Is(err, io.EOF) {
-		err = fmt.Errorf("answer of /v1/trace: %w", err)
+		err = unread("/v1/trace", err)
 	}
 	return line, err
 }

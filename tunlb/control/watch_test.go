@@ -1,12 +1,16 @@
 package control
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -225,5 +229,58 @@ func TestTraceOutlivesRequests(t *testing.T) {
 	sub.Close()
 	if _, err := s.Next(); err != io.EOF {
 		t.Errorf("after the subscription's end: %v", err)
+	}
+}
+
+// TestKilled: an answer that ends in the middle is the daemon's end, whatever was asked; one that we end ourselves is not.
+func TestKilled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	next := make(chan net.Conn)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			http.ReadRequest(bufio.NewReader(conn))
+			io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{ \r\n")
+			next <- conn
+		}
+	}()
+	c := NewClient(path)
+	for name, ask := range map[string]func(context.Context) error{
+		"trace": func(ctx context.Context) error {
+			return c.Trace(ctx, watch.Options{}, func(TraceLine) error { return nil })
+		},
+		"capture": func(ctx context.Context) error {
+			stream, err := c.Capture(ctx, CaptureOptions{})
+			if err == nil {
+				_, err = io.Copy(io.Discard, stream)
+			}
+			return err
+		},
+		"status": func(ctx context.Context) error { _, err := c.Status(ctx); return err },
+	} {
+		for _, killed := range []bool{true, false} {
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- ask(ctx) }()
+			conn := <-next
+			if killed {
+				conn.Close()
+			} else {
+				cancel()
+			}
+			if err := <-ended; err == nil || errors.Is(err, ErrNoDaemon) != killed || killed && !strings.Contains(err.Error(), "the daemon has ended") {
+				t.Errorf("%s, killed: %v: %v", name, killed, err)
+			}
+			cancel()
+			conn.Close()
+		}
 	}
 }

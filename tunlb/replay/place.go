@@ -9,8 +9,10 @@ import (
 )
 
 // Why packets of a file are not replayed.
+// CutOff is the cause in Summary.Skipped of packets that the file has only a part of.
+const CutOff = "cut off: the file has only a part of it"
+
 const (
-	skipCut    = "cut off: the file has only a part of it"
 	skipOut    = "left by a port of tunlb's"
 	skipOwn    = "sent by tunlb itself"
 	skipNoIP   = "no IP packet, for a port that takes nothing else"

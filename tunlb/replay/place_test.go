@@ -85,7 +85,7 @@ func TestSkipped(t *testing.T) {
 	cut.frame, cut.wire = cut.frame[:len(cut.frame)-10], len(cut.frame)-packet.VnetLen
 	own := timed{frame: pt.TCP(t, at("203.0.113.22", 80), at("198.51.100.7", 40000))}
 	sum, _ := rerun(t, save(t, links.LinkTypeRaw, append(list, cut, own, timed{frame: append(make([]byte, packet.VnetLen), 0x11, 2, 3)}, timed{frame: make([]byte, packet.VnetLen)})), routerConfig, 1)
-	if sum.Read != 6 || sum.In != 2 || sum.Skipped[skipCut] != 1 || sum.Skipped[skipOwn] != 1 || sum.Skipped[skipNoIP] != 2 {
+	if sum.Read != 6 || sum.In != 2 || sum.Skipped[CutOff] != 1 || sum.Skipped[skipOwn] != 1 || sum.Skipped[skipNoIP] != 2 {
 		t.Errorf("%+v", sum)
 	}
 	long := make([]byte, packet.VnetLen+1<<17)

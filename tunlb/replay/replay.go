@@ -215,7 +215,7 @@ func (r *run) frame(p *capture.Packet) (port int, frame []byte, skip string, err
 		return 0, nil, skip, nil
 	}
 	if len(p.Data) < p.Length {
-		return 0, nil, skipCut, nil
+		return 0, nil, CutOff, nil
 	}
 	to, link, data := &r.Config.Ports[port], packet.LinkIP, l.ip
 	switch {

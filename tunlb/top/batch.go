@@ -2,6 +2,7 @@ package top
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/charmbracelet/x/ansi"
+
+	"github.com/tunlb/tunlb/tunlb/control"
 )
 
 // Batch prints what Run shows, without a terminal: n frames (0: until ctx ends, which is no error) of a width in
@@ -27,6 +30,8 @@ func Batch(ctx context.Context, d Daemon, interval time.Duration, n, columns int
 		switch {
 		case ctx.Err() != nil:
 			return nil
+		case i > 0 && errors.Is(msg.err, control.ErrNoDaemon): // how it went is of no use to a log
+			return fmt.Errorf("%w any more: it has ended while we watched", control.ErrNoDaemon)
 		case !ok || msg.err != nil:
 			return msg.err
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,6 +45,11 @@ func TestBatch(t *testing.T) {
 	if err := Batch(t.Context(), &scripted{err: gone}, MinInterval, 1, 80, &out); !errors.Is(err, gone) {
 		t.Errorf("without a daemon: %v", err)
 	}
+	killed := fmt.Errorf("%w: connect: a long story", control.ErrNoDaemon)
+	err := Batch(t.Context(), &dying{scripted{statuses: recorded(t)}, 2, killed}, MinInterval, 5, 80, &out)
+	if !errors.Is(err, control.ErrNoDaemon) || strings.Contains(err.Error(), "story") || !strings.Contains(err.Error(), "has ended") {
+		t.Errorf("a daemon that ends: %v", err)
+	}
 	full := errors.New("disk full")
 	if err := Batch(t.Context(), &scripted{statuses: recorded(t)}, MinInterval, 1, 80, failing{full}); !errors.Is(err, full) {
 		t.Errorf("an output that fails: %v", err)
@@ -52,6 +58,20 @@ func TestBatch(t *testing.T) {
 	if err := Batch(ctx, &scripted{statuses: recorded(t)}, MinInterval, 0, 80, ending{cancel}); err != nil {
 		t.Errorf("interrupted: %v", err)
 	}
+}
+
+// dying answers some questions, and then no more.
+type dying struct {
+	scripted
+	looks int
+	end   error
+}
+
+func (d *dying) Status(ctx context.Context) (control.Status, error) {
+	if d.looks--; d.looks < 0 {
+		return control.Status{}, d.end
+	}
+	return d.scripted.Status(ctx)
 }
 
 // TestBatchEvents: those that were there before are not news.

@@ -31,7 +31,7 @@ func moving() []binding {
 		{[]string{"home", "g"}, "to the first", "", by(-1 << 30)},
 		{[]string{"end", "G"}, "to the last", "", by(1 << 30)},
 		{[]string{"p"}, "pause, and go on", "", (*Model).pause},
-		{[]string{"?", "h"}, "this help", "", func(m *Model) tea.Cmd { m.screen, m.helpTop = helpScreen, 0; return nil }},
+		{[]string{"?", "h"}, "this help, and away with it", "", (*Model).toggleHelp},
 		{[]string{"ctrl+z"}, "to the background, if the shell can", "", func(*Model) tea.Cmd { return tea.Suspend }},
 		{[]string{"q", "ctrl+c"}, "quit; on another screen than the first: back", "", (*Model).back},
 	}
@@ -105,7 +105,23 @@ func (m *Model) hints() string {
 			parts = append(parts, b.hint)
 		}
 	}
-	return strings.Join(append(parts, "p pause", "? help", "q quit"), "  ")
+	switch m.screen {
+	case mainScreen:
+		parts = append(parts, "p pause", "? help", "q quit")
+	case helpScreen:
+		parts = append(parts, "? or q closes this help")
+	default:
+		parts = append(parts, "p pause", "? help", "q back")
+	}
+	return strings.Join(parts, "  ")
+}
+
+func (m *Model) toggleHelp() tea.Cmd {
+	if m.screen == helpScreen {
+		return m.back()
+	}
+	m.screen, m.helpTop = helpScreen, 0
+	return nil
 }
 
 // help is the screen of keys and signs.

@@ -512,3 +512,16 @@ func TestEventsAreBounded(t *testing.T) {
 		t.Errorf("%d events", len(m.events))
 	}
 }
+
+// TestHelpCloses: ?, q and esc close what ? has opened, and the line at the bottom says so.
+func TestHelpCloses(t *testing.T) {
+	for _, k := range []string{"?", "q", "esc"} {
+		m := told(t, 100, 5)
+		if press(m, "?"); m.screen != helpScreen || !strings.Contains(text(m), "q closes this help") {
+			t.Errorf("no help, or no way out of it:\n%s", text(m))
+		}
+		if press(m, k); m.screen != mainScreen || !strings.Contains(text(m), "q quit") {
+			t.Errorf("%s does not close the help:\n%s", k, text(m))
+		}
+	}
+}

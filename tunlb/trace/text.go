@@ -84,7 +84,7 @@ func (p Printer) columns(r Row) []line {
 	}
 	left, right = fitColumn(left, column), fitColumn(right, column)
 	first := r.first()
-	lines := lineOf(span{plain, clock(first.Time) + "  "}, span{plain, first.Protocol + "  "}, span{plain, ends(first, "  ")}, span{label, connection(first)}).wrap(width)
+	lines := lineOf(span{plain, clock(first.Time) + "  "}, span{plain, first.Protocol + "  "}, span{plain, ends(first, "  ")}, span{label, "  " + connection(first)}).wrap(width)
 	for i := range max(len(left), len(right)) {
 		l := lineOf()
 		if i < len(left) {
@@ -131,6 +131,9 @@ func title(j, request *Journey) line {
 	if ends := ends(j, arrow); ends != "" {
 		l.spans = append(l.spans, span{way, ends + "  "})
 	}
+	if id := connection(j); id != "" {
+		l.spans = append(l.spans, span{label, id + "  "})
+	}
 	l.spans = append(l.spans, span{plain, textOf(j)})
 	l.indent = 4
 	return l
@@ -164,7 +167,7 @@ func connection(j *Journey) string {
 	if j.Flow == 0 {
 		return ""
 	}
-	return fmt.Sprintf("  connection %08x", j.Flow)
+	return fmt.Sprintf("flow %08x", j.Flow)
 }
 
 func textOf(j *Journey) string {

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -128,7 +129,9 @@ func (f *Filter) Set(keyword, value string) (err error) {
 	case keyProto:
 		err = g.setProtocol(value)
 	case keyDrops:
-		g.Drops, err = true, once(nil, f.Drops, keyDrops)
+		if g.Drops = true; f.Drops {
+			err = errors.New("drops is said twice")
+		}
 	case keyDrop:
 		g.Reason, err = value, once(checkReason(value), f.Reason != "", keyDrop)
 	default:

@@ -85,7 +85,7 @@ func TestBadFilters(t *testing.T) {
 		"é client é":                  `filter:1:1: "é" is no keyword`,
 		"service é client é":          `filter:1:18: client "é"`,
 		"drops\nand prot tcp":         `filter:2:5: "prot" is no keyword; write proto`,
-		"drops drops":                 "filter:1:7: drops is said twice, and no packet is of both; leave one out",
+		"drops drops":                 "filter:1:7: drops is said twice",
 		"client :1 client :2":         "filter:1:18: client is said twice",
 		"vip :80/tcp proto udp":       "filter:1:19: proto is said twice",
 		"vip /tcp":                    `"/tcp" has no address; write an address`,
@@ -130,6 +130,9 @@ func TestSet(t *testing.T) {
 	}
 	if again, err := ParseFilter(f.String()); err != nil || again != f || again.Server != "and" || again.Service != "my web" {
 		t.Errorf("%s: %+v, %v, want %+v", f, again, err, f)
+	}
+	if err := f.Set("drops", ""); err == nil || err.Error() != "drops is said twice" {
+		t.Errorf("drops again: %v", err) // the other would not contradict it
 	}
 	if err := f.Set("serv", "x"); err == nil || !strings.Contains(err.Error(), "write server") {
 		t.Error(err)
