@@ -143,9 +143,17 @@ func makeDriver(name string, log io.Writer) scenario.Driver {
 
 // tunlbIn is tunlb's command line on a simulated director. ipvsadm's knows the socket from the environment only.
 func tunlbIn(ctx context.Context, socket string, args []string, std scenario.Stdio) int {
-	if err := os.Setenv("TUNLB_SOCKET", socket); err != nil {
-		fmt.Fprintln(std.Err, "tunlb:", err)
-		return exitFailed
+	if len(args) > 0 && args[0] == "doctor" && !slices.Contains(args, "--help") && !slices.Contains(args, "-h") {
+		fmt.Fprintln(std.Err, "tunlb: doctor looks at the kernel of the machine it runs on, and a simulated box has none; in a lab of `tunlb lab up --driver netns` there is one")
+		return exitCannot
+	}
+	forgetScreen() // that of who has asked before
+	for _, variable := range append(std.Env, "TUNLB_SOCKET="+socket) {
+		name, value, _ := strings.Cut(variable, "=")
+		if err := os.Setenv(name, value); err != nil {
+			fmt.Fprintln(std.Err, "tunlb:", err)
+			return exitFailed
+		}
 	}
 	in := std.In
 	if in == nil {

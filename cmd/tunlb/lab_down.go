@@ -82,6 +82,7 @@ func takeDown(c *cli.Context, p keeper.Place) error {
 	defer poll.Stop()
 	asked := false
 	var said error
+	var warning string
 	for {
 		claim, err := p.Claim()
 		switch {
@@ -93,16 +94,19 @@ func takeDown(c *cli.Context, p keeper.Place) error {
 			if !asked {
 				what = "is down already"
 			}
+			if warning != "" {
+				fmt.Fprintf(c.App.ErrWriter, "lab %s was broken: %s\n", p.Name, warning)
+			}
 			fmt.Fprintf(c.App.Writer, "lab %s %s\n", p.Name, what)
 			return nil
 		case !errors.Is(err, keeper.ErrClaimed):
 			return err
 		}
 		if !asked { // one that is coming up cannot be asked yet
-			err := p.Client().Down(ctx)
+			before, err := p.Client().Down(ctx)
 			asked = !errors.Is(err, keeper.ErrNoLab) && ctx.Err() == nil
 			if asked {
-				said = err
+				said, warning = err, before
 			}
 		}
 		select {
@@ -152,6 +156,8 @@ func labListCommand() *cli.Command {
 					if !errors.Is(err, keeper.ErrNoLab) {
 						state = "silent"
 					}
+				} else if info.Broken != "" {
+					state = "broken"
 				}
 				labs = append(labs, listed{info, state})
 			}
@@ -187,5 +193,13 @@ func showLabs(c *cli.Context, labs []listed) error {
 		}
 		t.row(l.Name, l.State, orDash(l.Driver), since, orDash(l.Director), orDash(strings.Join(l.Hosts, ",")), orDash(strings.Join(published, ", ")))
 	}
-	return t.flush()
+	if err := t.flush(); err != nil {
+		return err
+	}
+	for _, l := range labs {
+		if l.Broken != "" {
+			fmt.Fprintf(c.App.Writer, "\nlab %s is broken: %s; `tunlb lab down %s` takes it down\n", l.Name, l.Broken, l.Name)
+		}
+	}
+	return nil
 }

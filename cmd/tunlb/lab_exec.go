@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/charmbracelet/x/term"
 	"github.com/urfave/cli/v2"
@@ -28,6 +30,13 @@ func labExecCommand() *cli.Command {
 		Flags: []cli.Flag{
 			labFlag(),
 			&cli.BoolFlag{Name: "terminal", Aliases: []string{"t"}, Usage: "give it a terminal in any case"},
+		},
+		OnUsageError: func(c *cli.Context, err error, sub bool) error {
+			args := c.Lineage()[1].Args().Slice() // this command's are not read; flagsFirst has parted them by --
+			if i := slices.Index(args, "--"); i >= 0 && len(args) > i+2 {
+				return usagef("%w; if it is the command's put -- before the command: tunlb lab exec %s -- %s ...", err, args[i+1], args[i+2])
+			}
+			return onUsageError(c, err, sub)
 		},
 		Action: func(c *cli.Context) error {
 			args := c.Args().Slice()
@@ -55,7 +64,7 @@ func labExecCommand() *cli.Command {
 
 // execIn runs a command with our own standard streams, on a terminal of its own if that is asked for or natural.
 func execIn(c *cli.Context, place keeper.Place, host string, argv []string) (code int, err error) {
-	std := scenario.Stdio{In: c.App.Reader, Out: c.App.Writer, Err: c.App.ErrWriter}
+	std := scenario.Stdio{In: c.App.Reader, Out: c.App.Writer, Err: c.App.ErrWriter, Env: screenEnv()}
 	in, ours := terminalOf(c.App.Reader)
 	out, theirs := terminalOf(c.App.Writer)
 	std.Terminal = c.Bool("terminal") || ours && theirs
@@ -82,6 +91,25 @@ func execIn(c *cli.Context, place keeper.Place, host string, argv []string) (cod
 		defer func() { err = errors.Join(err, term.Restore(in.Fd(), state)) }()
 	}
 	return place.Client().Exec(c.Context, host, argv, std)
+}
+
+// screenEnv is what our environment says of who reads the output. All else is the lab's.
+func screenEnv() (env []string) {
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		if slices.Contains([]string{"TERM", "COLUMNS", "LINES", "NO_COLOR", "LANG"}, name) || strings.HasPrefix(name, "LC_") {
+			env = append(env, variable)
+		}
+	}
+	return env
+}
+
+// forgetScreen takes all that screenEnv tells out of our own environment.
+func forgetScreen() {
+	for _, variable := range screenEnv() {
+		name, _, _ := strings.Cut(variable, "=")
+		_ = os.Unsetenv(name) // the name has come from there
+	}
 }
 
 // terminalOf says whether a stream is a terminal.

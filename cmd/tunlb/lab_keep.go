@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/tunlb/tunlb/labnet/keeper"
+	"github.com/tunlb/tunlb/labnet/namespaces"
 	"github.com/tunlb/tunlb/labnet/netns"
 	"github.com/tunlb/tunlb/labnet/scenario"
 )
@@ -71,7 +72,13 @@ func keep(c *cli.Context) error {
 			return notReady(err)
 		}
 	}
-	lab, err := makeDriver(c.String("driver"), os.Stderr).Up(ctx, f)
+	forgetScreen() // the commands of a lab have that of those who ask for them
+	driver := makeDriver(c.String("driver"), os.Stderr)
+	if d, ok := driver.(namespaces.Driver); ok {
+		d.Dir = place.Dir // it goes with the place, however we end
+		driver = d
+	}
+	lab, err := driver.Up(ctx, f)
 	if err != nil {
 		return notReady(err)
 	}
@@ -89,8 +96,13 @@ func keep(c *cli.Context) error {
 	}
 	err = server.Serve(ctx, listener)
 	server.Close()
-	err = errors.Join(err, lab.Close(), os.RemoveAll(place.Dir))
-	server.Farewell(err)
+	// A lab that was broken goes like any other; what its end says of that is no failure of going.
+	broken, closed := lab.Ended(), lab.Close()
+	if broken != nil {
+		broken, closed = closed, nil
+	}
+	err = errors.Join(err, closed, os.RemoveAll(place.Dir))
+	server.Farewell(err, broken)
 	if err != nil {
 		return fmt.Errorf("lab %s: %w", place.Name, err)
 	}

@@ -1,14 +1,21 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
+	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tunlb/tunlb/labnet/keeper"
 	"github.com/tunlb/tunlb/labnet/scenario"
+	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/tunlb/control"
 )
 
 // maxDelay is that of lab files.
@@ -132,14 +139,44 @@ func labPublishCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			info, err := place.Client().Info(c.Context)
+			if err != nil {
+				return err
+			}
 			for _, p := range publications {
 				p.From = c.String("from")
 				if p, err = place.Client().Publish(c.Context, p); err != nil {
 					return err
 				}
-				fmt.Fprintf(c.App.Writer, "http://%s/ leads to %s, from %s\n", p.Listen, p.To, p.From)
+				tellPublished(c, place, info.Director, p)
 			}
 			return nil
 		},
 	}
+}
+
+// tellPublished says where a port leads, and warns if nobody is at the other end.
+func tellPublished(c *cli.Context, place keeper.Place, director string, p keeper.Publication) {
+	fmt.Fprintf(c.App.Writer, "http://%s/ leads to %s, from %s\n", p.Listen, p.To, p.From)
+	var answer bytes.Buffer
+	var status control.Status
+	to, err := netip.ParseAddrPort(p.To)
+	if err != nil {
+		return // it was read before
+	}
+	code, err := place.Client().Exec(c.Context, director, []string{"tunlb", "status", "-o", "json"}, scenario.Stdio{Out: &answer})
+	if err != nil || code != 0 || json.Unmarshal(answer.Bytes(), &status) != nil {
+		fmt.Fprintf(c.App.ErrWriter, "warning: %s of lab %s does not say which services it has; `tunlb lab ls` may say why\n", director, place.Name)
+		return
+	}
+	var all []string
+	for _, s := range status.Services {
+		for _, l := range s.Listen {
+			if l.Addr == to.Addr() && l.Proto == policy.TCP && l.Has(to.Port()) {
+				return
+			}
+			all = append(all, l.String())
+		}
+	}
+	fmt.Fprintf(c.App.ErrWriter, "warning: no service of lab %s listens on %s; there is %s\n", place.Name, p.To, cmp.Or(strings.Join(all, ", "), "none"))
 }

@@ -75,6 +75,9 @@ func labRunCommand() *cli.Command {
 // runDrivers settles the drivers. With both, cannot says why one of them is left out.
 func runDrivers(c *cli.Context) (drivers []string, note string, cannot, err error) {
 	asked := c.String("driver")
+	if !slices.Contains([]string{driverAuto, driverNetNS, driverSim, driverBoth}, asked) {
+		return nil, "", nil, usagef("--driver %q: want auto, netns, sim or both", asked)
+	}
 	if asked != driverBoth {
 		driver, why, err := chooseDriver(c.Context, asked)
 		if asked == driverAuto {
@@ -142,6 +145,8 @@ type runLine struct {
 	Passed int     `json:"passed"`
 	Failed int     `json:"failed"`
 	Took   float64 `json:"took_s"`
+	// Stopped is the step that an interrupt has ended the run in, from 1.
+	Stopped int `json:"stopped_at,omitempty"`
 }
 
 func (r *labRun) run(ctx context.Context) (err error) {
@@ -161,9 +166,17 @@ func (r *labRun) run(ctx context.Context) (err error) {
 		show = scenario.RunAll
 	}
 	err = show(ctx, lab, r.file, r.report)
-	took := time.Since(began)
+	took, stopped := time.Since(began), 0
+	if ctx.Err() != nil && err != nil {
+		stopped = r.passed + r.failed + 1
+		err = fmt.Errorf("%w: %w", errReported, err)
+	}
 	if r.json {
-		return errors.Join(err, r.line(runLine{r.file.Name, r.driver, r.passed, r.failed, took.Seconds()}))
+		return errors.Join(err, r.line(runLine{r.file.Name, r.driver, r.passed, r.failed, took.Seconds(), stopped}))
+	}
+	if stopped > 0 {
+		fmt.Fprintf(r.out, "%s, %s: stopped at step %d of %d: %d passed, %d failed, in %v\n", r.file.Name, r.driver, stopped, len(r.file.Steps), r.passed, r.failed, took.Round(time.Millisecond))
+		return err
 	}
 	fmt.Fprintf(r.out, "%s, %s: %d passed, %d failed, in %v\n", r.file.Name, r.driver, r.passed, r.failed, took.Round(time.Millisecond))
 	return err

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -76,6 +78,40 @@ func TestScenariosSeeModes(t *testing.T) {
 				t.Errorf("no step has noticed: %v", err)
 			}
 		})
+	}
+}
+
+// interrupter cancels once something like a step's result is written.
+type interrupter struct {
+	bytes.Buffer
+	cancel func()
+}
+
+func (i *interrupter) Write(b []byte) (int, error) {
+	if bytes.HasPrefix(b, []byte("ok ")) {
+		i.cancel()
+	}
+	return i.Buffer.Write(b)
+}
+
+// TestLabRunInterrupted: a run that is interrupted says where, and has failed.
+func TestLabRunInterrupted(t *testing.T) {
+	for _, json := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(t.Context())
+		out := &interrupter{cancel: cancel}
+		f := load(t, "nat")
+		r := &labRun{file: f, driver: driverSim, out: out, json: json}
+		if json {
+			cancel()
+		}
+		err := r.run(ctx)
+		cancel()
+		if err == nil || exitCode(err) != exitFailed {
+			t.Errorf("%v, want a failure", err)
+		}
+		if want := fmt.Sprintf("nat, sim: stopped at step 2 of %d: 1 passed, 0 failed", len(f.Steps)); !json && !strings.Contains(out.String(), want) {
+			t.Errorf("%s\nwant %s", out, want)
+		}
 	}
 }
 

@@ -242,6 +242,63 @@ func TestLabInterrupt(t *testing.T) {
 	u.do("lab", "exec", "rs1", "--", "true")
 }
 
+// TestLabDoctor: the director's tunlb has a file, which doctor reads as well.
+func TestLabDoctor(t *testing.T) {
+	users(t, func(t *testing.T, u *user) {
+		u.do("lab", "up", "nat", "--driver", "netns")
+		out, errOut, _ := u.tunlb(nil, "lab", "exec", "lb", "--", "tunlb", "doctor")
+		if strings.Contains(out+errOut, "stdin") || !strings.Contains(out, " 0 failed") && !strings.Contains(out, "\n0 failed") {
+			t.Errorf("doctor: %s%s", out, errOut)
+		}
+		if out := u.do("lab", "exec", "lb", "--", "tunlb", "status"); !strings.Contains(out, "/labs/nat/nat.yaml") {
+			t.Error(out)
+		}
+	})
+}
+
+// TestLabEnvironment: what is set where a command is asked for goes along, and not what was set where the lab came up.
+func TestLabEnvironment(t *testing.T) {
+	u := newUser(t, false)
+	t.Setenv("LC_TIME", "C")
+	u.do("lab", "up", "nat", "--driver", "netns")
+	os.Unsetenv("LC_TIME")
+	t.Setenv("NO_COLOR", "yes")
+	t.Setenv("SECRET", "no")
+	out := u.do("lab", "exec", "rs1", "--", "env")
+	if !strings.Contains(out, "NO_COLOR=yes\n") || strings.Contains(out, "LC_TIME") || strings.Contains(out, "SECRET") {
+		t.Error(out)
+	}
+}
+
+// TestLabBroken: a lab whose director has died says so, and goes like any other.
+func TestLabBroken(t *testing.T) {
+	u := newUser(t, false)
+	u.do("lab", "up", "nat", "--driver", "netns")
+	at := regexp.MustCompile(`"pid": ?(\d+)`).FindStringSubmatch(u.do("lab", "exec", "lb", "--", "tunlb", "status", "-o", "json"))
+	if at == nil {
+		t.Fatal("no process")
+	}
+	pid, err := strconv.Atoi(at[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	const cause = "the director's tunlb ended: signal: killed"
+	var ls string
+	for end := time.Now().Add(patience); time.Now().Before(end) && !strings.Contains(ls, "broken"); {
+		ls = u.do("lab", "ls")
+	}
+	if !strings.Contains(ls, "nat   broken") || !strings.Contains(ls, cause) {
+		t.Error(ls)
+	}
+	out, errOut, code := u.tunlb(nil, "lab", "down", "nat")
+	if code != 0 || out != "lab nat is down\n" || !strings.Contains(errOut, "lab nat was broken: "+cause) {
+		t.Errorf("down: %d, %q, %q", code, out, errOut)
+	}
+}
+
 // TestLabTerminal: in a terminal the command has one, whose size follows ours.
 func TestLabTerminal(t *testing.T) {
 	u := newUser(t, false)

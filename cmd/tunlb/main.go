@@ -130,7 +130,9 @@ func newApp() *cli.App {
 	for _, c := range app.Commands {
 		c.OnUsageError = onUsageError
 		for _, sub := range c.Subcommands {
-			sub.OnUsageError = onUsageError
+			if sub.OnUsageError == nil {
+				sub.OnUsageError = onUsageError
+			}
 		}
 	}
 	return app

@@ -36,13 +36,13 @@ func (c *Client) Impair(ctx context.Context, host, network string, i scenario.Im
 	return err
 }
 
-// Down ends the lab. It returns when the keeper has taken all down.
-func (c *Client) Down(ctx context.Context) error {
-	_, err := c.ask(ctx, request{Do: doDown})
+// Down ends the lab. It returns when the keeper has taken all down. warning says what was wrong with the lab before.
+func (c *Client) Down(ctx context.Context) (warning string, err error) {
+	r, err := c.ask(ctx, request{Do: doDown})
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
-		return nil // gone without a word
+		return "", nil // gone without a word
 	}
-	return err
+	return r.Warning, err
 }
 
 // Publish has a port of this machine lead into the lab. p.Listen may have port 0; the result tells the real one.
@@ -99,7 +99,7 @@ func (c *Client) Exec(ctx context.Context, host string, argv []string, std scena
 	}
 	defer conn.Close()
 	out := &frames{w: conn}
-	req := request{Do: doExec, Host: host, Argv: argv, In: std.In != nil, Terminal: std.Terminal}
+	req := request{Do: doExec, Host: host, Argv: argv, In: std.In != nil, Terminal: std.Terminal, Env: std.Env}
 	if err := out.sendJSON(frameRequest, req); err != nil {
 		return 0, c.wrap(ctx, err)
 	}

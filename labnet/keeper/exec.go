@@ -17,7 +17,7 @@ func (s *Server) exec(conn *net.UnixConn, out *frames, req request) reply {
 	defer cancel()
 	in := newInbox(out)
 	sizes := make(chan scenario.Size, 1)
-	std := scenario.Stdio{Out: stream{out, frameOut}, Err: stream{out, frameErr}, Terminal: req.Terminal, Resize: sizes}
+	std := scenario.Stdio{Out: stream{out, frameOut}, Err: stream{out, frameErr}, Terminal: req.Terminal, Resize: sizes, Env: req.Env}
 	if req.In {
 		std.In = in
 	}

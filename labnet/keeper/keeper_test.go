@@ -28,7 +28,10 @@ type fakeLab struct {
 	scenario.Lab
 	exec     func(ctx context.Context, argv []string, std scenario.Stdio) (int, error)
 	impaired chan scenario.Impairment
+	ended    error
 }
+
+func (f *fakeLab) Ended() error { return f.ended }
 
 func (f *fakeLab) Exec(ctx context.Context, host string, argv []string, std scenario.Stdio) (int, error) {
 	if host != "h" {
@@ -344,7 +347,12 @@ func TestDown(t *testing.T) {
 	for _, want := range []string{"", "the lab would not go"} {
 		c, s, ended := start(t, &fakeLab{})
 		down := make(chan error, 1)
-		go func() { down <- c.Down(bounded(t)) }()
+		warnings := make(chan string, 1)
+		go func() {
+			warning, err := c.Down(bounded(t))
+			warnings <- warning
+			down <- err
+		}()
 		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
@@ -358,13 +366,37 @@ func TestDown(t *testing.T) {
 			t.Fatalf("down before it is: %v", err)
 		default:
 		}
-		s.Farewell(err)
+		s.Farewell(err, errors.New("it was broken"))
 		if got := fmt.Sprint(<-down); got != fmt.Sprint(err) {
 			t.Errorf("down: %s, want %v", got, err)
+		}
+		if got := <-warnings; got != "it was broken" {
+			t.Errorf("warning %q", got)
 		}
 		if _, err := c.Info(bounded(t)); !errors.Is(err, ErrNoLab) {
 			t.Errorf("a lab that is down: %v", err)
 		}
+	}
+}
+
+// TestBroken: Info says why the director does not work.
+func TestBroken(t *testing.T) {
+	c, _, _ := start(t, &fakeLab{ended: errors.New("killed")})
+	if info, err := c.Info(bounded(t)); err != nil || info.Broken != "killed" {
+		t.Errorf("%+v, %v", info, err)
+	}
+}
+
+// TestExecEnv: a command gets the environment that is sent.
+func TestExecEnv(t *testing.T) {
+	lab := &fakeLab{exec: func(_ context.Context, _ []string, std scenario.Stdio) (int, error) {
+		fmt.Fprint(std.Out, std.Env)
+		return 0, nil
+	}}
+	c, _, _ := start(t, lab)
+	var out bytes.Buffer
+	if _, err := c.Exec(bounded(t), "h", []string{"env"}, scenario.Stdio{Out: &out, Env: []string{"TERM=vt100"}}); err != nil || out.String() != "[TERM=vt100]" {
+		t.Errorf("%q, %v", &out, err)
 	}
 }
 

@@ -25,6 +25,7 @@ type request struct {
 	Argv       []string            // exec
 	In         bool                // exec: there is input
 	Terminal   bool                // exec
+	Env        []string            `json:",omitempty"` // exec
 	Publish    Publication         // publish
 }
 
@@ -35,6 +36,7 @@ type reply struct {
 	Info      *Info  `json:",omitempty"`
 	Code      int    // exec: the command's exit code
 	Published *Publication
+	Warning   string `json:",omitempty"` // down: what was wrong with the lab before
 }
 
 func (r reply) err() error {
@@ -54,6 +56,7 @@ type Info struct {
 	Client    string        `json:"client"` // the host that published ports connect from if nobody says which
 	Hosts     []string      `json:"hosts"`  // but for the director
 	Published []Publication `json:"published"`
+	Broken    string        `json:"broken,omitempty"` // why the director does not work
 }
 
 // Publication is a port of the machine that leads to a service in a lab.

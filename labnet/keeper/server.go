@@ -88,12 +88,16 @@ func (s *Server) Close() {
 	s.serving.Wait()
 }
 
-// Farewell tells those who have asked for the end what it has come to.
-func (s *Server) Farewell(err error) {
+// Farewell tells those who have asked for the end what it has come to, and what was wrong before; both may be nil.
+func (s *Server) Farewell(err, before error) {
+	r := replyOf(err)
+	if before != nil {
+		r.Warning = before.Error()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range s.leaving {
-		_ = f.sendJSON(frameReply, replyOf(err)) // they may have gone
+		_ = f.sendJSON(frameReply, r) // they may have gone
 	}
 	s.leaving = nil
 }
@@ -172,6 +176,9 @@ func (s *Server) answer(req request, files []*os.File) reply {
 		defer s.mu.Unlock()
 		info := s.info
 		info.Published = append([]Publication{}, s.published...)
+		if err := s.lab.Ended(); err != nil {
+			info.Broken = err.Error()
+		}
 		return reply{Info: &info}
 	case doImpair:
 		return replyOf(s.lab.Impair(req.Host, req.Network, req.Impairment))

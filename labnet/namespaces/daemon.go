@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -30,14 +31,21 @@ type daemon struct {
 	err   error         // valid once ended is closed
 }
 
-// startDaemon runs tunlb on the director and waits until it answers.
-func (l *lab) startDaemon(ctx context.Context, log io.Writer) error {
+// startDaemon runs tunlb on the director and waits until it answers. dir is Driver.Dir.
+func (l *lab) startDaemon(ctx context.Context, log io.Writer, dir string) error {
 	d := l.file.Director
 	tail := &tail{next: log}
+	path, text := "/dev/stdin", configuration(l.file)
+	if dir != "" {
+		path = filepath.Join(dir, l.file.Name+".yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			return fmt.Errorf("write the configuration of %s: %w", d.Name, err)
+		}
+	}
 	// Not with ctx, which is about getting up only.
-	cmd := l.net.NS(d.Name).Command(context.WithoutCancel(ctx), self, "run", "-f", "/dev/stdin", "--socket", socket)
+	cmd := l.net.NS(d.Name).Command(context.WithoutCancel(ctx), self, "run", "-f", path, "--socket", socket)
 	cmd.Args[0] = "tunlb"
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(configuration(l.file)), tail, tail
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(text), tail, tail
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start tunlb on %s: %w", d.Name, err)
 	}
@@ -46,7 +54,7 @@ func (l *lab) startDaemon(ctx context.Context, log io.Writer) error {
 	if err := daemon.await(ctx, l.Control()); err != nil {
 		_ = cmd.Close() // what it has ended with is in err
 		// Its messages name the file as it does.
-		said := strings.ReplaceAll(tail.String(), "/dev/stdin", l.file.Name)
+		said := strings.ReplaceAll(tail.String(), path, l.file.Name)
 		return fmt.Errorf("tunlb on %s: %w\n%s", d.Name, err, strings.TrimSpace(said))
 	}
 	l.daemon = daemon
@@ -76,6 +84,14 @@ func (d *daemon) await(ctx context.Context, asked *control.Client) error {
 	}
 }
 
+// cause is why it has ended; valid once it has.
+func (d *daemon) cause() error {
+	if d.err != nil {
+		return fmt.Errorf("the director's tunlb ended: %w", d.err)
+	}
+	return errors.New("the director's tunlb ended")
+}
+
 // Close has it end as it does on SIGINT, so that its errors show, and kills it if it takes too long.
 func (d *daemon) Close() error {
 	if err := d.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -86,7 +102,7 @@ func (d *daemon) Close() error {
 	select {
 	case <-d.ended:
 		if d.err != nil {
-			return fmt.Errorf("the director's tunlb ended: %w", d.err)
+			return d.cause()
 		}
 		return nil
 	case <-patience.C:

@@ -17,6 +17,9 @@ import (
 type Driver struct {
 	// Log gets what the director logs; nil is nowhere.
 	Log io.Writer
+	// Dir is where the director's configuration is kept as a file, for tunlb on it to name and to read again. Whoever has the
+	// directory removes it. Without one tunlb reads its standard input: nothing is left however this process ends.
+	Dir string
 }
 
 var _ scenario.Driver = Driver{}

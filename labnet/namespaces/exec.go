@@ -26,7 +26,7 @@ func (l *lab) Exec(ctx context.Context, host string, argv []string, std scenario
 	if err != nil {
 		return 0, err
 	}
-	cmd, err := l.command(host, argv)
+	cmd, err := l.command(host, argv, std.Env)
 	if err != nil {
 		return 0, err
 	}
@@ -62,11 +62,11 @@ func (l *lab) Exec(ctx context.Context, host string, argv []string, std scenario
 }
 
 // command finds the program.
-func (l *lab) command(host string, argv []string) (*exec.Cmd, error) {
+func (l *lab) command(host string, argv, env []string) (*exec.Cmd, error) {
 	if len(argv) == 0 {
 		return nil, errors.New("no command")
 	}
-	cmd := &exec.Cmd{Path: self, Args: argv, Env: os.Environ()}
+	cmd := &exec.Cmd{Path: self, Args: argv, Env: append(os.Environ(), env...)}
 	if argv[0] != "tunlb" {
 		path, err := exec.LookPath(argv[0])
 		switch {

@@ -42,7 +42,7 @@ func (d Driver) Up(ctx context.Context, f *scenario.File) (scenario.Lab, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := l.startDaemon(ctx, cmp.Or(d.Log, io.Discard)); err != nil {
+	if err := l.startDaemon(ctx, cmp.Or(d.Log, io.Discard), d.Dir); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
@@ -114,6 +114,16 @@ func (l *lab) Control() *control.Client {
 		})
 		return conn, err
 	})
+}
+
+// Ended is scenario.Lab's.
+func (l *lab) Ended() error {
+	select {
+	case <-l.daemon.ended:
+		return l.daemon.cause()
+	default:
+		return nil
+	}
 }
 
 // Now is scenario.Lab's: the kernels' clock is ours.

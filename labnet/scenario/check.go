@@ -16,6 +16,9 @@ func (d *decoder) check() {
 	d.checkDirector()
 	d.checkAddresses()
 	for i := range d.lab.Hosts {
+		if d.lab.Hosts[i].Name == d.lab.Director.Name {
+			continue // whose gateway is whose cannot be told
+		}
 		d.checkGateways(&d.lab.Hosts[i], d.at.hosts[i])
 		d.checkServices(&d.lab.Hosts[i], d.at.hosts[i])
 	}

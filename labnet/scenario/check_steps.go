@@ -58,6 +58,16 @@ func (d *decoder) checkSteps() {
 	}
 }
 
+// serving are the hosts with server programs, and those that may have some that could not be read.
+func (d *decoder) serving() (names []string) {
+	for i, h := range d.lab.Hosts {
+		if len(h.Services) > 0 || d.at.hosts[i].unread {
+			names = append(names, h.Name)
+		}
+	}
+	return names
+}
+
 // hostNames are those of all hosts that fit.
 func (d *decoder) hostNames(fit func(Host) bool) (names []string) {
 	for _, h := range d.lab.Hosts {
@@ -140,14 +150,14 @@ func (d *decoder) checkOrder(service, server string, at *stepAt) {
 }
 
 func (d *decoder) checkBehave(b *Behave, at *stepAt) {
-	d.unknown(at.place("host"), "host", b.Host, d.hostNames(func(h Host) bool { return len(h.Services) > 0 }))
-	h, ok := d.lab.Host(b.Host)
-	if !ok || b.Port == 0 || len(h.Services) == 0 {
+	d.unknown(at.place("host"), "host", b.Host, d.serving())
+	i := slices.IndexFunc(d.lab.Hosts, func(h Host) bool { return h.Name == b.Host })
+	if i < 0 || b.Port == 0 || len(d.lab.Hosts[i].Services) == 0 || d.at.hosts[i].unread {
 		return
 	}
 	var ports []string
 	var kinds []labnet.Kind
-	for _, s := range h.Services {
+	for _, s := range d.lab.Hosts[i].Services {
 		ports = append(ports, fmt.Sprint(s.Port))
 		if s.Port == b.Port {
 			kinds = append(kinds, s.Kind)
@@ -227,7 +237,7 @@ func (d *decoder) checkExpectation(s *Step, at *stepAt) {
 		d.fail(at.place("within"), fmt.Sprintf(`"within" of %s`, s.Do.Key()), "it is done once", "write it into a step that looks what has come of it")
 	}
 	e := &s.Expect
-	serving := d.hostNames(func(h Host) bool { return len(h.Services) > 0 })
+	serving := d.serving()
 	for _, name := range e.AnyOf {
 		key := "expect.servers"
 		if _, ok := at.values[key]; !ok {

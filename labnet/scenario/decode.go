@@ -208,7 +208,11 @@ func (d *decoder) share(n *node, name string) float64 {
 		d.fail(n.at, fmt.Sprintf("%s %s is no part of a whole", name, shown(n)), "it is a percentage, or a number from 0 to 1", "write it like 5% or 0.05")
 		return 0
 	case v < 0 || v > 1:
-		d.fail(n.at, fmt.Sprintf("%s %s is out of range", name, shown(n)), "0% to 100% are allowed", fmt.Sprintf("write %s%% if percent are meant", strings.TrimSpace(s)))
+		instead := "write it like 5% or 0.05"
+		if !percent && 1 < v && v <= 100 {
+			instead = fmt.Sprintf("write %s%% if percent are meant", strings.TrimSpace(s))
+		}
+		d.fail(n.at, fmt.Sprintf("%s %s is out of range", name, shown(n)), "0% to 100% are allowed", instead)
 		return 0
 	}
 	return v

@@ -33,6 +33,8 @@ type Lab interface {
 	Control() *control.Client
 	// Exec runs a command on a host and returns its exit code. An error says that it could not be started.
 	Exec(ctx context.Context, host string, argv []string, std Stdio) (code int, err error)
+	// Ended is what the director's tunlb has ended with though nobody told it to; nil while it runs.
+	Ended() error
 	// Now is the lab's clock, which may run faster than ours.
 	Now() time.Duration
 	// After is a context that ends once d has passed on the lab's clock (context.DeadlineExceeded as its cause).
@@ -49,6 +51,8 @@ type Stdio struct {
 	// tells its size, first and on each change.
 	Terminal bool
 	Resize   <-chan Size
+	// Env is NAME=VALUE that the command gets beside what is set in the lab.
+	Env []string
 }
 
 // Size is a terminal's, in characters.

@@ -44,7 +44,11 @@ func Load(path string) (*File, error) {
 	if text, ok := shippedText(path); ok {
 		return Parse(path+".yaml", text)
 	}
-	return nil, fmt.Errorf("read the lab file: %w; tunlb comes with the labs %s", err, wording.Enumerate(Shipped(), "and"))
+	meant := ""
+	if name := wording.Nearest(path, Shipped()); name != "" {
+		meant = fmt.Sprintf("did you mean %s? ", name)
+	}
+	return nil, fmt.Errorf("read the lab file: %w; %stunlb comes with the labs %s", err, meant, wording.Enumerate(Shipped(), "and"))
 }
 
 // places is where things stand that are checked once all has been read.
@@ -61,6 +65,7 @@ type hostAt struct {
 	gateways   []pos
 	loopback   []pos
 	services   []pos
+	unread     bool // something of it could not be read, which has been reported
 }
 
 type linkAt struct {
@@ -72,19 +77,25 @@ func (d *decoder) document(root *node, data string) {
 	if n := root.field("networks"); n != nil && n.kind != null { // first: the others name them
 		d.networks(n)
 	}
-	ok := d.fields(root, "a lab",
-		key{"name", func(n *node) {
+	before := len(d.errs)
+	keys := []key{
+		{"name", func(n *node) {
 			if s, ok := d.str(n, "name"); ok && d.label(n.at, "lab", s, maxLabName) {
 				d.lab.Name = s
 			}
 		}},
-		key{"networks", func(*node) {}},
-		key{"hosts", func(n *node) { d.named(n, "hosts", d.host) }},
-		key{"director", func(n *node) { d.director(n, data) }},
-		key{"steps", func(*node) {}}, // at last: they name what the others define
-	)
-	if !ok {
+		{"networks", func(*node) {}},
+		{"hosts", func(n *node) { d.named(n, "hosts", d.host) }},
+		{"director", func(n *node) { d.director(n, data) }},
+		{"steps", func(*node) {}}, // at last: they name what the others define
+	}
+	if !d.fields(root, "a lab", keys...) {
 		return
+	}
+	if len(d.errs) > before && slices.ContainsFunc(root.fields, func(f field) bool {
+		return !slices.ContainsFunc(keys, func(k key) bool { return k.name == f.key })
+	}) {
+		return // the part that is misspelt is what all else would miss
 	}
 	for _, k := range []struct{ name, instead string }{
 		{"networks", "write networks: {outside: {}, inside: {}}"},
@@ -144,7 +155,7 @@ func (d *decoder) checkLink(at pos, i Impairment, before int) {
 }
 
 func (d *decoder) host(name string, at pos, n *node) {
-	h, hat := Host{Name: name}, hostAt{name: at, port: at}
+	h, hat, before := Host{Name: name}, hostAt{name: at, port: at}, len(d.errs)
 	d.label(at, "host", name, maxName)
 	ok := d.fields(n, "a host",
 		key{"networks", func(n *node) { h.Attachments = d.attachments(n, &hat, false) }},
@@ -170,6 +181,7 @@ func (d *decoder) host(name string, at pos, n *node) {
 	if ok && len(h.Attachments) == 0 && n.field("networks") == nil {
 		d.fail(at, fmt.Sprintf("host %q without networks", name), "nobody would reach it", "write networks: {NETWORK: [ADDRESS/LENGTH]}")
 	}
+	hat.unread = len(d.errs) > before
 	d.lab.Hosts = append(d.lab.Hosts, h)
 	d.at.hosts = append(d.at.hosts, hat)
 }
@@ -189,7 +201,7 @@ func (d *decoder) attachments(n *node, hat *hostAt, director bool) (all []Attach
 		a, lat, before := Attachment{Network: name}, linkAt{at: at, side: at}, len(d.errs)
 		network, known := d.lab.Network(name)
 		a.Link = network.Link
-		if !known {
+		if !known && len(d.lab.Networks) > 0 { // else that is the error
 			var names []string
 			for _, n := range d.lab.Networks {
 				names = append(names, n.Name)
@@ -287,6 +299,7 @@ func (d *decoder) directorConfig(n *node, data string) {
 	for _, f := range n.fields {
 		if slices.Contains([]string{"ports", "control", "metrics"}, f.key) {
 			d.fail(f.at, fmt.Sprintf("%q in the director's config", f.key), "the lab makes it, from the director's port and networks", "remove the key")
+			return // beside the lab's own it would be wrong in other ways, too
 		}
 	}
 	d.at.configAt = n.at

@@ -123,7 +123,12 @@ func (d *decoder) action(n *node, name string, at *stepAt, needed []string, keys
 func (s *stepAt) str(d *decoder, name string, v *string) key { return key{name, d.into(name, v)} }
 
 func (d *decoder) timeout(v *time.Duration) key {
-	return key{"timeout", func(n *node) { *v = d.duration(n, "timeout", maxTimeout) }}
+	return key{"timeout", func(n *node) {
+		before := len(d.errs)
+		if *v = d.duration(n, "timeout", maxTimeout); *v == 0 && len(d.errs) == before {
+			d.fail(n.at, fmt.Sprintf("timeout %s is no time at all", shown(n)), "nothing answers within it", "write one like 2s, or remove the key")
+		}
+	}}
 }
 
 func (d *decoder) count(v *int) key {

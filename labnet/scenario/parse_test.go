@@ -161,6 +161,8 @@ func TestErrors(t *testing.T) {
 		{"behave: {host: rs1, port: 7}", "name: nothing", `36:5: step without an action, it would do nothing, write one of request, udp, ping, hold, check, end, drain, undrain, weight, kill, behave, impair, status, wait, drops and explain`},
 		{"behave: {host: rs1, port: 7}", "explain: {client: \"[2001:db8:1::7]:9\", vip: \"203.0.113.22:80\"}", `36:23: client [2001:db8:1::7]:9 of the IPv4 VIP 203.0.113.22:80, a connection is of one family, write an IPv4 address`},
 		{"name: small", "name: small\nname: again", `2:1: doubled key "name", it stands above already, write it once`},
+		{"loss: 0.1%", "loss: 200%", `3:42: loss "200%" is out of range, 0% to 100% are allowed, write it like 5% or 0.05`},
+		{"timeout: 2s", "timeout: 0s", `27:76: timeout "0s" is no time at all, nothing answers within it, write one like 2s, or remove the key`},
 		{"hosts:", "host:", `5:1: unknown key "host", it is no key of a lab, write "hosts"`},
 	} {
 		if !strings.Contains(small, c.old) {
@@ -223,6 +225,37 @@ func TestErrorsAllAtOnce(t *testing.T) {
 	}
 	if want := []int{3, 9, 27}; !cmp.Equal(lines, want) {
 		t.Errorf("errors in lines %v, want %v:\n%v", lines, want, err)
+	}
+}
+
+// TestErrorsDoNotFollow: a mistake is reported once, without those that only follow from it.
+func TestErrorsDoNotFollow(t *testing.T) {
+	for _, c := range []struct{ old, with, want string }{
+		{"services: [{type", "servces: [{type", `f:14:5: unknown key "servces", it is no key of a host, write "services"`},
+		{"hosts:", "host:", `f:5:1: unknown key "host", it is no key of a lab, write "hosts"`},
+		{"networks:\n  outside: {mtu", "netwroks:\n  outside: {mtu", `f:2:1: unknown key "netwroks", it is no key of a lab, write "networks"`},
+		{"director:\n", "directr:\n", `f:15:1: unknown key "directr", it is no key of a lab, write "director"`},
+		{"name: lb", "name: rs1", `f:10:3: host "rs1" is the director, names are unique, write another name`},
+		{"    services:\n      - name: web", "    ports: [{type: tap}]\n    services:\n      - name: web", `f:21:5: "ports" in the director's config, the lab makes it, from the director's port and networks, remove the key`},
+	} {
+		if !strings.Contains(small, c.old) {
+			t.Fatalf("the small lab has no %q", c.old)
+		}
+		text := strings.Replace(small, c.old, c.with, 1)
+		if c.with == "name: rs1" {
+			text = strings.Replace(text, "host: lb,", "host: client,", 1)
+			text = strings.Replace(text, "client, network: inside", "client, network: outside", 1)
+		}
+		if _, err := Parse("f", []byte(text)); err == nil || err.Error() != c.want {
+			t.Errorf("%q:\ngot  %v\nwant %s", c.with, err, c.want)
+		}
+	}
+}
+
+// TestLoadNearest: a shipped lab's name that is misspelt is recognized.
+func TestLoadNearest(t *testing.T) {
+	if _, err := Load("nta"); err == nil || !strings.Contains(err.Error(), "did you mean nat? tunlb comes with") {
+		t.Error(err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,6 +33,12 @@ const (
 
 // curl asks a web server for a page. It knows what a lab's users type and says of all else that it does not.
 func curl(c *call) int {
+	c.args = slices.Clone(c.args) // they are the caller's
+	for i, arg := range c.args {
+		if short, ok := longOptions()[arg]; ok {
+			c.args[i] = short
+		}
+	}
 	flags, operands, err := c.options("sSifI", "omwH")
 	if err == nil && len(operands) != 1 {
 		err = errors.New("want one URL")
@@ -70,6 +77,14 @@ func curl(c *call) int {
 		defer cancel()
 	}
 	return c.fetch(ctx, flags, u, to)
+}
+
+// longOptions are other names of those that curl has here.
+func longOptions() map[string]string {
+	return map[string]string{
+		"--silent": "-s", "--show-error": "-S", "--include": "-i", "--fail": "-f", "--head": "-I",
+		"--output": "-o", "--max-time": "-m", "--write-out": "-w", "--header": "-H",
+	}
 }
 
 // fetch asks, and prints the answer.

@@ -21,7 +21,7 @@ var _ control.Daemon = daemon{}
 
 // Info implements control.Daemon.
 func (d daemon) Info() control.Info {
-	return control.Info{Version: "lab", PID: os.Getpid(), Started: d.director.started}
+	return control.Info{Version: "lab", PID: os.Getpid(), Started: d.director.started, Config: "lab " + d.director.name}
 }
 
 // Reload implements control.Daemon.

@@ -31,6 +31,7 @@ const tickEvery = 250 * time.Millisecond
 
 // director is the whole of tunlb but for what it tells kernels: engine, health checks, control socket.
 type director struct {
+	name    string // of the lab
 	clock   *clock
 	cfg     *config.Config
 	started time.Time
@@ -49,7 +50,7 @@ type director struct {
 
 // newDirector starts tunlb on taps, one for each of its attachments. On an error nothing is left of it.
 func newDirector(f *scenario.File, c *clock, taps []*tap, macs []packet.MAC) (_ *director, err error) {
-	d := &director{clock: c, started: time.Now(), ticks: make(chan time.Time, 1), stop: func() {}}
+	d := &director{name: f.Name, clock: c, started: time.Now(), ticks: make(chan time.Time, 1), stop: func() {}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())

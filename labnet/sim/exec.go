@@ -26,7 +26,7 @@ type command struct {
 
 func commands() []command {
 	return []command{
-		{"curl", "curl [-s] [-i] [-o FILE] [-m SECONDS] [-H 'NAME: VALUE'] URL", "ask a web server", curl},
+		{"curl", "curl [-s] [-S] [-f] [-i] [-I] [-o FILE] [-w FORMAT] [-m SECONDS] [-H 'NAME: VALUE'] URL", "ask a web server", curl},
 		{"ping", "ping [-c N] [-W SECONDS] ADDRESS", "ask for echoes", ping},
 		{"nc", "nc [-u] [-w SECONDS] ADDRESS PORT", "connect standard input and output with a port", netcat},
 		{"ip", "ip addr|route|neigh", "show this host's addresses, routes or neighbours", ipCommand},
@@ -97,7 +97,7 @@ func names() string {
 
 func help(c *call) int {
 	for _, known := range commands() {
-		fmt.Fprintf(c.Out, "%-62s %s\n", known.usage, known.does)
+		fmt.Fprintf(c.Out, "%s\n    %s\n", known.usage, known.does)
 	}
 	return 0
 }

@@ -122,6 +122,9 @@ func (l *Lab) Impair(host, network string, i scenario.Impairment) error {
 // Control implements scenario.Lab.
 func (l *Lab) Control() *control.Client { return l.director.client }
 
+// Ended implements scenario.Lab: the director is in this process.
+func (l *Lab) Ended() error { return nil }
+
 // Now implements scenario.Lab.
 func (l *Lab) Now() time.Duration { return l.clock.now() }
 
