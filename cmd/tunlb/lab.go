@@ -143,8 +143,9 @@ func makeDriver(name string, log io.Writer) scenario.Driver {
 
 // tunlbIn is tunlb's command line on a simulated director. ipvsadm's knows the socket from the environment only.
 func tunlbIn(ctx context.Context, socket string, args []string, std scenario.Stdio) int {
-	if len(args) > 0 && args[0] == "doctor" && !slices.Contains(args, "--help") && !slices.Contains(args, "-h") {
-		fmt.Fprintln(std.Err, "tunlb: doctor looks at the kernel of the machine it runs on, and a simulated box has none; in a lab of `tunlb lab up --driver netns` there is one")
+	ofMachine := []string{"doctor", "run", "clean", "demo", "lab"}
+	if len(args) > 0 && slices.Contains(ofMachine, args[0]) && !slices.Contains(args, "--help") && !slices.Contains(args, "-h") {
+		fmt.Fprintf(std.Err, "tunlb: %s is about the kernel of the machine it runs on, and a simulated box has none; in a lab of `tunlb lab up --driver netns` there is one\n", args[0])
 		return exitCannot
 	}
 	forgetScreen() // that of who has asked before
