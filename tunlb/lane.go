@@ -67,10 +67,9 @@ type lane struct {
 	Attachment
 	engine  *Engine
 	id      uint8
-	home    uint8       // the port that routes and flows name: its own, or the first of its segment
-	link    packet.Link // what its frames start with
-	segment *segment    // nil on an IP port
-	thread  thread
+	home    uint8        // the port that routes and flows name: its own, or the first of its segment
+	link    packet.Link  // what its frames start with
+	segment *segment     // nil on an IP port
 	portMTU atomic.Int32 // the port's
 	mtu     atomic.Int32 // of the link: on a segment the least of its ports'
 	view    packet.View
@@ -87,7 +86,8 @@ type lane struct {
 	// sends itself: counting at the port it leaves by would move a cache line between lanes each time.
 	rx traffic
 
-	notes witness // sender's witness points here while somebody looks on
+	thread thread
+	notes  witness // sender's witness points here while somebody looks on
 }
 
 // traffic counts packets as they are on the wire, so a super-packet counts as its segments.
