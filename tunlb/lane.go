@@ -150,7 +150,7 @@ func (l *lane) run() error {
 
 // take takes one frame all the way, watched or not.
 func (l *lane) take(frame []byte) {
-	if on := l.engine.watching.now.Load(); on != nil {
+	if on := l.engine.watching.now.Load(); on != nil && len(frame) >= packet.VnetLen {
 		l.witnessed(on, frame)
 		return
 	}
