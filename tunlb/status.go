@@ -1,6 +1,7 @@
 package tunlb
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -37,6 +38,18 @@ type ServiceStatus struct {
 	UpWeight int  `json:"up_weight"`
 	Quorum   int  `json:"quorum"`
 	Below    bool `json:"below_quorum,omitempty"`
+}
+
+// Listens is the first place where the service listens, and how many others there are: the width is people's, and
+// JSON has them all. Services by mark have none.
+func (s *ServiceStatus) Listens() string {
+	switch len(s.Listen) {
+	case 0:
+		return "-"
+	case 1:
+		return s.Listen[0].String()
+	}
+	return fmt.Sprintf("%s +%d", s.Listen[0], len(s.Listen)-1)
 }
 
 // ServerStatus is a real server.

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -17,9 +16,6 @@ import (
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/tunlb/control"
 )
-
-// maxDelay is that of lab files.
-const maxDelay = 10 * time.Second
 
 func labImpairCommand() *cli.Command {
 	return &cli.Command{
@@ -66,8 +62,8 @@ func impairment(c *cli.Context) (i scenario.Impairment, err error) {
 	case !asked:
 		return i, usagef("impair wants --delay, --loss or --reorder, or --none")
 	}
-	if i.Delay = c.Duration("delay"); i.Delay < 0 || i.Delay > maxDelay {
-		return i, usagef("--delay %v: want 0 to %v", i.Delay, maxDelay)
+	if i.Delay = c.Duration("delay"); i.Delay < 0 || i.Delay > scenario.MaxDelay {
+		return i, usagef("--delay %v: want 0 to %v", i.Delay, scenario.MaxDelay)
 	}
 	if i.Loss, err = part(c, "loss"); err != nil {
 		return i, err
@@ -99,22 +95,10 @@ func part(c *cli.Context, name string) (float64, error) {
 }
 
 func describe(i scenario.Impairment) string {
-	var does []string
-	if i.Delay > 0 {
-		does = append(does, "delay "+i.Delay.String())
-	}
-	for _, p := range []struct {
-		name string
-		part float64
-	}{{"loss", i.Loss}, {"reorder", i.Reorder}} {
-		if p.part > 0 {
-			does = append(does, fmt.Sprintf("%s %v%%", p.name, p.part*100))
-		}
-	}
-	if len(does) == 0 {
+	if i == (scenario.Impairment{}) {
 		return "as it was made"
 	}
-	return strings.Join(does, ", ") + ", in each direction"
+	return i.String() + ", in each direction"
 }
 
 func labPublishCommand() *cli.Command {

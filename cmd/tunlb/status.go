@@ -86,7 +86,7 @@ func showServices(w io.Writer, s control.Status) error {
 	t := newTable(w, "SERVICE", "LISTEN", "SCHED", "MODE", "VIP OF", "WEIGHT", "HEALTH", "ACTIVE", "INACT", "CONNS", "IN", "OUT", "")
 	for _, svc := range s.Services {
 		modes := modesOf(svc)
-		t.row(svc.Name, listens(svc), svc.Scheduler, strings.Join(modes, ","), svc.Owner,
+		t.row(svc.Name, svc.Listens(), svc.Scheduler, strings.Join(modes, ","), svc.Owner,
 			"", "", "", "", svc.Traffic.Conns, size(svc.Traffic.InBytes), size(svc.Traffic.OutBytes), "")
 		for _, srv := range svc.Servers {
 			mode := ""
@@ -102,18 +102,6 @@ func showServices(w io.Writer, s control.Status) error {
 	}
 	_, err := fmt.Fprintln(w)
 	return err
-}
-
-// listens is the first place where a service listens, and how many others there are: the width is people's, and
-// JSON has them all. Services by mark have none.
-func listens(svc tunlb.ServiceStatus) string {
-	switch len(svc.Listen) {
-	case 0:
-		return "-"
-	case 1:
-		return svc.Listen[0].String()
-	}
-	return fmt.Sprintf("%s +%d", svc.Listen[0], len(svc.Listen)-1)
 }
 
 // modesOf are the modes of a service's servers, or its own if it has none.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/tunlb/tunlb/labnet"
 	"github.com/tunlb/tunlb/labnet/scenario"
@@ -121,22 +120,9 @@ func configuration(f *scenario.File) string {
 
 // taps are the ports of a director that is a host of its own in each network.
 func taps(f *scenario.File) string {
-	var b strings.Builder
-	b.WriteString("ports:\n")
-	for i, a := range f.Director.Attachments {
-		fmt.Fprintf(&b, "  - name: tunlb%d\n    type: tap\n    bridge: %s\n    mtu: %d\n", i, bridge(i), mtuOf(f, a.Network))
-		if a.Side != "" {
-			fmt.Fprintf(&b, "    side: %s\n", a.Side)
-		}
-		if len(a.Addresses) > 0 {
-			quoted := make([]string, len(a.Addresses))
-			for i, p := range a.Addresses {
-				quoted[i] = fmt.Sprintf("%q", p)
-			}
-			fmt.Fprintf(&b, "    addresses: [%s]\n", strings.Join(quoted, ", "))
-		}
-	}
-	return b.String()
+	return f.Director.Ports(func(i int) string {
+		return fmt.Sprintf("    bridge: %s\n    mtu: %d\n", bridge(i), mtuOf(f, f.Director.Attachments[i].Network))
+	})
 }
 
 // bridge is the director's own in its i-th network.

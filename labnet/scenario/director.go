@@ -31,8 +31,8 @@ func cut(data string, at pos) (text string, indent int) {
 }
 
 // Ports is the section "ports" of a director's configuration as the lab implies it: a TUN on the box, with tunlb's defaults, or a
-// TAP named tunlb0, tunlb1, ... for each of its networks.
-func (d *Director) Ports() string {
+// TAP named tunlb0, tunlb1, ... for each of its networks. more, which may be nil, gives further lines of the ith TAP.
+func (d *Director) Ports(more func(i int) string) string {
 	if d.Port != "tap" {
 		return ""
 	}
@@ -40,6 +40,9 @@ func (d *Director) Ports() string {
 	b.WriteString("ports:\n")
 	for i, a := range d.Attachments {
 		fmt.Fprintf(&b, "  - name: tunlb%d\n    type: tap\n", i)
+		if more != nil {
+			b.WriteString(more(i))
+		}
 		if a.Side != "" {
 			fmt.Fprintf(&b, "    side: %s\n", a.Side)
 		}
@@ -62,7 +65,7 @@ func (d *decoder) readConfig() {
 	}
 	dir := &d.lab.Director
 	own := strings.Count(strings.TrimRight(dir.Text, "\n"), "\n") + 1
-	cfg, err := config.Parse(d.file, []byte(dir.With(dir.Ports())))
+	cfg, err := config.Parse(d.file, []byte(dir.With(dir.Ports(nil))))
 	var errs config.Errors
 	switch {
 	case errors.As(err, &errs):

@@ -37,7 +37,7 @@ func picture(f *File) *labnet.Picture {
 	for _, n := range f.Networks {
 		names[n.Name] = n.Name
 		if n.Link != (Impairment{}) {
-			names[n.Name] += " (" + linkText(n.Link) + ")"
+			names[n.Name] += " (" + n.Link.String() + ")"
 		}
 		p.Nodes = append(p.Nodes, labnet.Node{Name: names[n.Name], Switch: true})
 	}
@@ -83,7 +83,7 @@ func picture(f *File) *labnet.Picture {
 func linkNotes(f *File, attachments []Attachment, prefix string) (notes []string) {
 	for i, a := range attachments {
 		if n, _ := f.Network(a.Network); a.Link != n.Link {
-			notes = append(notes, fmt.Sprintf("%s%d %s", prefix, i, linkText(a.Link)))
+			notes = append(notes, fmt.Sprintf("%s%d %s", prefix, i, a.Link))
 		}
 	}
 	return notes
@@ -91,7 +91,7 @@ func linkNotes(f *File, attachments []Attachment, prefix string) (notes []string
 
 // vipNotes list the director's VIPs. Parse has read its configuration before.
 func vipNotes(d *Director) (notes []string) {
-	cfg, err := config.Parse(d.Name, []byte(d.With(d.Ports())))
+	cfg, err := config.Parse(d.Name, []byte(d.With(d.Ports(nil))))
 	if err != nil {
 		return nil
 	}

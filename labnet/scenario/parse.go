@@ -13,11 +13,13 @@ import (
 	"github.com/tunlb/tunlb/tunlb/config/wording"
 )
 
+// MaxDelay is the most that a link can be told to delay.
+const MaxDelay = 10 * time.Second
+
 // Bounds of what a link and a server can be told, and of names: those of hosts become names of interfaces and namespaces.
 const (
 	maxName    = 15
 	maxLabName = 32
-	maxDelay   = 10 * time.Second
 	maxSlow    = time.Minute
 	defaultMTU = 1500
 )
@@ -141,7 +143,7 @@ func (d *decoder) networks(n *node) {
 // link is the keys of what a link does to packets.
 func (d *decoder) link(i *Impairment) []key {
 	return []key{
-		{"delay", func(n *node) { i.Delay = d.duration(n, "delay", maxDelay) }},
+		{"delay", func(n *node) { i.Delay = d.duration(n, "delay", MaxDelay) }},
 		{"loss", func(n *node) { i.Loss = d.share(n, "loss") }},
 		{"reorder", func(n *node) { i.Reorder = d.share(n, "reorder") }},
 	}

@@ -69,7 +69,7 @@ func (s *stage) Behave(host string, _ uint16, b Behaviour) error {
 }
 
 func (s *stage) Impair(host, network string, i Impairment) error {
-	s.impaired = append(s.impaired, host+" "+network+" "+linkText(i))
+	s.impaired = append(s.impaired, host+" "+network+" "+i.String())
 	return nil
 }
 

@@ -182,7 +182,7 @@ func (b *Behave) String() string {
 }
 
 func (i *Impair) String() string {
-	return fmt.Sprintf("link of %s to %s: %s", i.Host, i.Network, linkText(i.Impairment))
+	return fmt.Sprintf("link of %s to %s: %s", i.Host, i.Network, i.Impairment)
 }
 
 func (s *Status) String() string {
@@ -310,7 +310,8 @@ func behaviourText(b Behaviour) string {
 	return strings.Join(words, ", ")
 }
 
-func linkText(i Impairment) string {
+// String is the impairment as people read it: "good" if it does nothing.
+func (i Impairment) String() string {
 	var words []string
 	if i.Delay != 0 {
 		words = append(words, "delay "+i.Delay.String())

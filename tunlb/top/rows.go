@@ -67,7 +67,7 @@ func (m *Model) arrange() {
 // arrangeService adds a service and its servers, if the filter takes it or one of them.
 func (m *Model) arrangeService(i int) {
 	svc := &m.status.Services[i]
-	whole := m.filter == "" || contains(m.filter, svc.Name, listens(svc), svc.Scheduler, svc.Mode)
+	whole := m.filter == "" || contains(m.filter, svc.Name, svc.Listens(), svc.Scheduler, svc.Mode)
 	var order []int
 	for k := range svc.Servers {
 		srv := &svc.Servers[k]
@@ -79,7 +79,7 @@ func (m *Model) arrangeService(i int) {
 		return
 	}
 	m.rows = append(m.rows, row{i, -1, key{service: svc.Name}})
-	m.widen(svc.Name, listens(svc))
+	m.widen(svc.Name, svc.Listens())
 	if m.folded[svc.Name] {
 		return
 	}
@@ -230,15 +230,4 @@ func weight(srv *tunlb.ServerStatus) string {
 		return fmt.Sprintf("%d/%d", srv.Weight/scale, srv.Configured)
 	}
 	return fmt.Sprintf("%.1f/%d", float64(srv.Weight)/float64(scale), srv.Configured)
-}
-
-// listens is the first place where a service listens, and how many others there are.
-func listens(svc *tunlb.ServiceStatus) string {
-	switch len(svc.Listen) {
-	case 0:
-		return "-"
-	case 1:
-		return svc.Listen[0].String()
-	}
-	return fmt.Sprintf("%s +%d", svc.Listen[0], len(svc.Listen)-1)
 }

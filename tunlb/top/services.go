@@ -98,7 +98,7 @@ func (m *Model) serviceCells(r row, sparkWidth int) []cell {
 		{bits(meter.rates.known, meter.rates.in), t.strong},
 		{bits(meter.rates.known && !m.oneWay(svc), meter.rates.out), t.strong},
 		{bars(values, slices.Max(append(values, 0))), t.head},
-		{listens(svc), t.plain},
+		{svc.Listens(), t.plain},
 		{strings.TrimSpace(svc.Scheduler + " " + svc.Mode), t.faint},
 	}
 }
