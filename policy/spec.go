@@ -18,6 +18,8 @@ type Spec struct {
 	Persistence Persistence
 	// OnePacket schedules every datagram by itself; valid for UDP only.
 	OnePacket bool
+	// Fastpath has the kernel carry established connections, where the director has such a way.
+	Fastpath bool
 	// Timeouts are the service's own; zero fields have the general ones.
 	Timeouts Timeouts
 	// Keep lets flows to servers that are deleted go on. Without it their next packet ends them.

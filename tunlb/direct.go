@@ -2,13 +2,17 @@ package tunlb
 
 import (
 	"github.com/tunlb/tunlb/stack/packet"
+	"github.com/tunlb/tunlb/stack/port"
 )
 
-// Direct is the way to directly routed servers from a box whose services come in by a TUN: out of the box's
-// own interfaces, to next hops that its kernel knows. Safe for concurrent use; neither Way nor Write blocks.
+// Direct is the way out of the box's own interfaces, to next hops that its kernel knows: to directly routed
+// servers, and to everybody from ports that are such interfaces (Attachment.Box). Safe for concurrent use; neither
+// Way nor Write blocks.
 type Direct interface {
-	// Way is how a server is reached; false as long as that is not known.
-	Way(server [16]byte) (Way, bool)
+	// Way is how an address is reached; false as long as that is not known.
+	Way(addr [16]byte) (Way, bool)
+	// NewBurst is for the goroutine that asks for it: frames that leave together.
+	NewBurst() port.Burst
 	// Write sends a frame, vnet header | Ethernet | IP, out of the interface with this index. The frame is
 	// borrowed until Write returns, and may be changed.
 	Write(frame []byte, link int) error

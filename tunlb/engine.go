@@ -40,6 +40,10 @@ type Attachment struct {
 	// Kernel says that behind the port is the routing kernel of the box itself. It decrements the TTL
 	// of all that it forwards, and gets back unchanged whatever is no service's.
 	Kernel bool
+	// Box says that the port is an interface of the box's own, by which its kernel is reached as well: tunlb takes
+	// the services' packets there, a packet.Claim says which, and the kernel sees none of them. What tunlb
+	// sends leaves by Options.Direct. Own, Subnets, Routes and the following mean nothing.
+	Box bool
 
 	// Of an Ethernet port: tunlb is a host of its own on its segment. Own and Subnets are those of the
 	// segment.
@@ -73,6 +77,7 @@ type Options struct {
 	Attachments []Attachment
 	MaxFlows    int            // cap of the connection table
 	Direct      Direct         // nil: directly routed servers are on the segments of Ethernet ports only
+	Fastpath    Fastpath       // nil: tunlb carries all connections itself
 	Log         zerolog.Logger // the host's; packets are counted, not logged
 	// Now is the monotonic clock; nil means the process's own. Ticks come every neigh.TickInterval of it, and
 	// HostClock is the same time for the host's timers.

@@ -13,6 +13,7 @@ import (
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/packet"
 	pt "github.com/tunlb/tunlb/stack/packet/packettest"
+	"github.com/tunlb/tunlb/stack/port"
 )
 
 // only has the engine balance one service, made for each family.
@@ -306,6 +307,7 @@ type toBox struct {
 }
 
 func (b *toBox) Way(a [16]byte) (Way, bool) { w, ok := b.ways[a]; return w, ok }
+func (b *toBox) NewBurst() port.Burst       { return port.Singly(b.Write) }
 func (b *toBox) Write(frame []byte, link int) error {
 	b.frames, b.links = append(b.frames, slices.Clone(frame)), append(b.links, link)
 	return nil

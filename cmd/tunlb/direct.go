@@ -92,3 +92,6 @@ func (d *direct) close() error {
 	}
 	return errors.Join(d.neighbours.Load().Close(), d.port.Load().Close())
 }
+
+// NewBurst implements tunlb.Direct.
+func (d *direct) NewBurst() port.Burst { return d.port.Load().NewBurst() }

@@ -25,6 +25,7 @@ var rules = map[string]struct {
 	"stack/port":       {[]string{"stack/packet", "golang.zx2c4.com/wireguard/tun", "golang.org/x/sys/..."}, "a port moves frames and knows nothing of what is in them"},
 	"stack/neigh":      {[]string{"stack/packet"}, "who is where on a segment is decided without I/O, goroutines or a clock"},
 	"stack/kernel":     {[]string{"github.com/vishvananda/...", "golang.org/x/sys/..."}, "what the kernel is told does not depend on how packets move"},
+	"stack/nft":        {[]string{"stack/packet", "github.com/vishvananda/...", "golang.org/x/sys/..."}, "what the kernel's packet filter does for us does not depend on how packets move"},
 	"stack":            {[]string{"stack/packet", "gvisor.dev/gvisor/...", "github.com/rs/zerolog"}, "gVisor's stack moves its API: one package knows it"},
 	"tunlb/flow":       {[]string{"stack/packet"}, "the connection table is a data structure"},
 	"tunlb/keepalived": {[]string{"policy"}, "another program's file is read, and nothing else"},

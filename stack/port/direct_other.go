@@ -19,3 +19,6 @@ func (d *Direct) Stats() Stats { return Stats{} }
 
 // Close does nothing.
 func (d *Direct) Close() error { return nil }
+
+// NewBurst returns one that fails.
+func (d *Direct) NewBurst() Burst { return Singly(d.Write) }

@@ -24,6 +24,7 @@ type Config struct {
 	Metrics  Metrics
 	Flows    Flows
 	Timeouts Timeouts
+	Fastpath bool // for all services that do not say themselves, see policy.Spec; the file's `fastpath: kernel`
 }
 
 // Port is one device through which packets enter and leave.
@@ -56,8 +57,12 @@ const (
 	Servers = "servers"
 )
 
-// Ethernet reports whether the port is one of an Ethernet segment.
-func (p *Port) Ethernet() bool { return p.Type == TAP || p.Type == Packet }
+// Ethernet reports whether the port is one of an Ethernet segment, on which tunlb is a host of its own.
+func (p *Port) Ethernet() bool { return (p.Type == TAP || p.Type == Packet) && !p.Box() }
+
+// Box reports whether the port is an interface of the box's own, from which tunlb takes the services' packets: a packet
+// port on which it has no address and which is on no side of the switch.
+func (p *Port) Box() bool { return p.Type == Packet && len(p.Own) == 0 && p.Side == "" }
 
 // Route is a network behind a router.
 type Route struct {

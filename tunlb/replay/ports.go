@@ -75,6 +75,7 @@ func (direct) Way(server [16]byte) (tunlb.Way, bool) {
 }
 
 func (direct) Write([]byte, int) error { return nil }
+func (d direct) NewBurst() port.Burst  { return port.Singly(d.Write) }
 
 // ownMAC is tunlb's where neither the file nor the configuration has one.
 func ownMAC() packet.MAC { return packet.MAC{0x02, 't', 'u', 'n', 'l', 'b'} }
