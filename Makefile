@@ -3,7 +3,7 @@ GO     ?= go
 BIN    := bin/tunlb
 PREFIX ?= /usr/local
 
-.PHONY: all build install install-tunlb install-ipvsadm demo test check unit race vet bench bench-go fuzz clean
+.PHONY: all build install install-tunlb install-ipvsadm demo test check unit race vet bench bench-record bench-go bench-go-record profile pgo fuzz clean
 
 all: build
 
@@ -54,11 +54,49 @@ race:
 unit:
 	$(GO) test -short ./...
 
-bench-go:
-	$(GO) test -run '^$$' -bench . -benchmem ./stack/packet ./stack/neigh ./tunlb/flow ./tunlb ./policy
-
+# Against others, and against what is recorded in docs. make bench ARGS="-only tunlb,nft -loads kept"; ARGS=-h lists them all.
 bench: build
-	$(GO) run ./scripts/bench
+	$(GO) run ./scripts/bench $(ARGS)
+
+# The record that later runs are compared with, the chart and the tables in docs.
+bench-record: build
+	$(GO) run ./scripts/bench -record docs/performance.json -svg docs/performance.svg -o docs/performance.md $(ARGS)
+
+# The Go benchmarks, against docs/bench-go.txt and the targets. make bench-go BENCH=1M PACKAGES=./tunlb/flow
+PACKAGES ?= ./stack/packet ./stack/port ./stack/neigh ./tunlb/flow ./tunlb ./policy
+BENCH    ?= .
+COUNT    ?= 6
+bench-go:
+	@mkdir -p bin
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) -timeout 2h $(PACKAGES) | tee bin/bench-go.txt
+	@if grep -q '^FAIL' bin/bench-go.txt; then exit 1; fi
+	@echo
+	$(GO) tool benchstat $(wildcard docs/bench-go.txt) bin/bench-go.txt
+	@echo
+	@$(GO) run ./scripts/bench -go bin/bench-go.txt
+
+bench-go-record: bench-go
+	cp bin/bench-go.txt docs/bench-go.txt
+
+# Where the time goes: make profile SUBJECT=tunlb-packet LOAD=up8,new TIME=20s
+SUBJECT ?= tunlb
+LOAD    ?= kept
+TIME    ?= 10s
+comma   := ,
+profile: build
+	$(GO) run ./scripts/bench -rounds 1 -time $(TIME) -only $(SUBJECT) -loads $(LOAD) -profile bin/profile
+	@for s in $(subst $(comma), ,$(SUBJECT)); do \
+		echo; $(GO) tool pprof -top -nodecount 40 $(BIN) bin/profile/$$s.pprof || exit 1; \
+	done
+	@echo
+	@echo "What the kernel does for a system call is in that call (Syscall6); perf would see into it."
+	@echo "More: $(GO) tool pprof -http :8080 $(BIN) bin/profile/$(firstword $(subst $(comma), ,$(SUBJECT))).pprof"
+
+# The profile that go build optimises by from then on; rm cmd/tunlb/default.pgo, or go build -pgo=off, is without.
+pgo: build
+	rm -rf bin/pgo
+	$(GO) run ./scripts/bench -rounds 1 -time $(TIME) -only tunlb,tunlb-packet,tunlb-router,dr -loads up8,down8,kept,new -profile bin/pgo
+	$(GO) tool pprof -proto -output cmd/tunlb/default.pgo bin/pgo/*.pprof
 
 fuzz:
 	./scripts/fuzz.sh

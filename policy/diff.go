@@ -125,6 +125,7 @@ func diffService(old, s *Spec) []string {
 	d.add("persistence host bits", old.Persistence.HostBits, s.Persistence.HostBits)
 	d.add("persistence engine", old.Persistence.Engine, s.Persistence.Engine)
 	d.add("one packet", old.OnePacket, s.OnePacket)
+	d.add("kernel fast path", old.Fastpath, s.Fastpath)
 	d.addFields("timeout", old.Timeouts, s.Timeouts)
 	d.add("keep", old.Keep, s.Keep)
 	d.addFields("health", old.Health, s.Health)

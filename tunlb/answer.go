@@ -44,6 +44,9 @@ func (l *lane) reject(v *packet.View, r packet.Reason) {
 	default:
 		return
 	}
+	if !own.IsValid() && l.Box {
+		own = l.engine.world.Load().nearest(v.Tuple.Src)
+	}
 	if !own.IsValid() {
 		return // the port has no address of this family to speak from
 	}

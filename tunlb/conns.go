@@ -27,6 +27,8 @@ type Conn struct {
 	ServerName string `json:"server_name,omitempty"`
 	InBytes    uint64 `json:"in_bytes"`
 	OutBytes   uint64 `json:"out_bytes"`
+	// Fastpath says that the kernel carries it. What it counts is read every few seconds.
+	Fastpath bool `json:"fastpath,omitempty"`
 	// Template says that it is no connection but what keeps a client with its server (persistence). Client is
 	// the network then, with port 0.
 	Template bool `json:"template,omitempty"`
@@ -68,6 +70,9 @@ func (e *Engine) Conns(filter ConnFilter, visit func(Conn) bool) {
 			batch = append(batch, c)
 		}
 	}
+	if e.carrier != nil {
+		e.carrier.refresh()
+	}
 	flows, templates := uint32(0), uint64(0)
 	moreFlows, moreTemplates := true, filter.Templates
 	for moreFlows || moreTemplates {
@@ -99,6 +104,7 @@ func (e *Engine) connLocked(f *flow.Flow, now flow.Tick) Conn {
 		Server:   s.Server,
 		InBytes:  s.Bytes[flow.Forward],
 		OutBytes: s.Bytes[flow.Reverse],
+		Fastpath: s.Carriage == flow.ByKernel,
 	}
 	if s.Source != s.Client {
 		c.Source = s.Source

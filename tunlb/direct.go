@@ -51,7 +51,7 @@ func (l *lane) directWay() packet.Reason {
 
 // emitDirect sends a frame of this lane's kind by the way that directWay has found.
 func (l *lane) emitDirect(frame []byte) packet.Reason {
-	if l.segment == nil {
+	if l.link == packet.LinkIP {
 		l.convert = packet.AppendEthernet(l.convert[:0], frame, l.way.MAC, l.way.Source)
 		frame = l.convert
 	} else {
@@ -63,6 +63,13 @@ func (l *lane) emitDirect(frame []byte) packet.Reason {
 // writeDirect hands a frame to an interface of the box.
 func (from *sender) writeDirect(d Direct, frame []byte, link int) packet.Reason {
 	from.witness.wroteDirect(link, frame)
+	if from.bursts != nil && from.bursts.inPlace {
+		if from.bursts.direct == nil {
+			from.bursts.direct = d.NewBurst()
+		}
+		from.bursts.put(from.bursts.direct, frame, link)
+		return packet.None
+	}
 	if err := d.Write(frame, link); err != nil {
 		from.witness.refused()
 		return packet.PortWrite

@@ -43,7 +43,8 @@ type Attachment struct {
 	// Box says that the port is an interface of the box's own, by which its kernel is reached as well: tunlb takes
 	// the services' packets there, a packet.Claim says which, and the kernel sees none of them. What tunlb
 	// sends leaves by Options.Direct. Own, Subnets, Routes and the following mean nothing.
-	Box bool
+	Box   bool
+	Index int // the interface's, by which Direct names it
 
 	// Of an Ethernet port: tunlb is a host of its own on its segment. Own and Subnets are those of the
 	// segment.
@@ -98,8 +99,11 @@ type Engine struct {
 	log      zerolog.Logger
 	lanes    []*lane
 	segments []*segment
+	box      *box                         // its interfaces; nil if no port is one
+	claim    atomic.Pointer[packet.Taker] // what these take; nil: everything
 	host     *stack.Host
 	direct   Direct
+	carrier  *carrier           // nil: no fast path
 	drops    [256]atomic.Uint64 // by packet.Reason
 	limit    *rate.Limiter      // of the ICMP errors that tunlb originates
 	rejected atomic.Uint64      // the ICMP errors that it has originated
@@ -122,7 +126,7 @@ type Engine struct {
 	sweep     sweep            // of connections to servers that are gone
 	mappings  []*flow.Mappings // parallel to config.Gateways
 	fragments *fragments
-	box       Box
+	boxFacts  Box
 	ownTx     []traffic // by port: what the host and the neighbour tables' clock have sent to segments
 
 	closed sync.Once
@@ -152,12 +156,18 @@ func New(opts Options, cfg Config) (*Engine, error) {
 	if e.seed != 0 {
 		e.random = rand.New(rand.NewPCG(e.seed, 0)).IntN
 	}
+	if opts.Fastpath != nil {
+		e.carrier = newCarrier(e, opts.Fastpath)
+	}
 	e.flows = flow.New(flow.Options{Cap: opts.MaxFlows, Gone: e.flowGone, Seed: e.seed})
 	e.fragments = newFragments(func(r packet.Reason, lane uint8, frame []byte) { e.dropOwn(r, e.lanes[lane].link, frame) })
 	for i, a := range opts.Attachments {
 		e.lanes = append(e.lanes, newLane(e, uint8(i), a, len(opts.Attachments)))
 	}
 	e.segments = newSegments(e)
+	if e.box = findBox(e.lanes); e.box != nil && e.direct == nil {
+		return nil, errors.New("engine: ports that are the box's interfaces need a way out of them")
+	}
 	e.refreshMTU()
 	e.ownTx = make([]traffic, len(e.lanes))
 	host, err := stack.NewHost(stack.HostConfig{
@@ -203,12 +213,12 @@ func (e *Engine) Apply(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	w, err := e.settleLocked(cfg, e.box)
+	w, err := e.settleLocked(cfg, e.boxFacts)
 	if err != nil {
 		return err
 	}
 	if err := e.roster.Configure(specs, e.now()); err != nil {
-		_, back := e.settleLocked(e.config, e.box)
+		_, back := e.settleLocked(e.config, e.boxFacts)
 		return errors.Join(fmt.Errorf("engine: %w", err), back)
 	}
 	e.mappings = e.mappingsForLocked(cfg.Gateways)
@@ -232,7 +242,7 @@ func (e *Engine) SetBox(box Box) error {
 	if err != nil {
 		return err
 	}
-	e.box = box
+	e.boxFacts = box
 	e.world.Store(w)
 	return nil
 }
@@ -284,6 +294,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		})
 	}
 	wg.Go(func() { e.expireLoop(ctx) })
+	if e.carrier != nil {
+		wg.Go(func() { e.carrier.run(ctx) })
+	}
 	<-ctx.Done()
 	e.Close()
 	wg.Wait()
@@ -384,6 +397,9 @@ func (e *Engine) dropOwn(r packet.Reason, link packet.Link, frame []byte) {
 
 // flowGone gives back what a flow held. The table calls it, under mu, for every flow that it forgets.
 func (e *Engine) flowGone(f *flow.Flow) {
+	if e.carrier != nil {
+		e.carrier.goneLocked(f)
+	}
 	if srv := e.services.Server(f.Server()); srv != nil {
 		if f.AnswersOnly() {
 			srv.Unhold()

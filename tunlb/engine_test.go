@@ -154,7 +154,7 @@ func newRig(t testing.TB, attachments []Attachment, edit ...func(*Options, *Conf
 	r := &rig{t: t}
 	for i := range attachments {
 		p := newRecorder("port"+string(rune('0'+i)), 1500)
-		if !attachments[i].MAC.IsZero() {
+		if attachments[i].Box || !attachments[i].MAC.IsZero() {
 			p.link = packet.LinkEthernet
 		}
 		attachments[i].Port = p

@@ -342,7 +342,7 @@ func (e *Engine) explainWayLocked(x *Explanation, spec *policy.ServerSpec, tu *p
 	default:
 		return
 	}
-	if x.Source = e.lanes[out].own(server); !x.Source.IsValid() {
+	if x.Source = e.lanes[out].source(w, server, tu.Dst); !x.Source.IsValid() {
 		x.drop(packet.NoSource, "tunlb has no address of its own to speak to %s from", srv.Name)
 	}
 }

@@ -39,6 +39,9 @@ func (e *Engine) routeOwn(from *sender, frame []byte) packet.Reason {
 		return packet.NoRoute
 	}
 	to := e.lanes[port]
+	if to.Box {
+		return e.box.leave(from, e.direct, frame, v.Tuple.Dst)
+	}
 	if to.segment == nil {
 		return from.write(to, frame)
 	}

@@ -4,13 +4,14 @@ package tunlb
 // buffer, so there are no pools, reference counts or channels on this way:
 //
 //  1. read a frame from the port                                  run
+//     from a ring many at a time, looked up together              batch.go
 //     on an Ethernet port: sort out what is a packet for us       ethernet.go
 //  2. parse it once, validating                                   handle
 //  3. find its flow and direction                                 decide
 //  4. open a flow where there is none                             open.go
 //  5. track the connection's state, count                         track
 //     on the way to an Ethernet port: find the next hop's MAC     outgoing.go
-//     out of the box's own interfaces: likewise, from its kernel  direct.go
+//     out of the box's own interfaces: likewise, from its kernel  direct.go, box.go
 //  6. check TTL and MTU, then edit addresses, ports, checksums    forward
 //  7. leave by the flow's exit                                    send
 //  8. write; on an Ethernet port to the next hop's MAC            emit
@@ -29,6 +30,7 @@ import (
 
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/packet"
+	"github.com/tunlb/tunlb/stack/port"
 	"github.com/tunlb/tunlb/tunlb/flow"
 )
 
@@ -67,12 +69,14 @@ type lane struct {
 	Attachment
 	engine  *Engine
 	id      uint8
-	home    uint8        // the port that routes and flows name: its own, or the first of its segment
+	home    uint8        // the port that routes and flows name: its own, or the first of its segment or box
 	link    packet.Link  // what its frames start with
-	segment *segment     // nil on an IP port
+	segment *segment     // nil on an IP port, and on one of the box's
 	portMTU atomic.Int32 // the port's
 	mtu     atomic.Int32 // of the link: on a segment the least of its ports'
 	view    packet.View
+	now     flow.Tick    // of the frame in hand
+	lookup  *flow.Lookup // of its tuple; nil if it is not prepared
 	out     verdict
 	buf     []byte
 	way     Way    // valid iff out.exit is exitDirect
@@ -119,7 +123,11 @@ func (l *lane) own(to [16]byte) netip.Addr {
 	if l.segment != nil {
 		return l.segment.source(a)
 	}
-	for _, own := range l.Own {
+	addrs := l.Own
+	if l.Box && l.engine.box.tun != nil {
+		addrs = l.engine.box.tun.Own
+	}
+	for _, own := range addrs {
 		if own.Is4() == a.Is4() {
 			return own
 		}
@@ -134,12 +142,16 @@ func (l *lane) run() error {
 	defer runtime.UnlockOSThread()
 	l.thread.enter()
 	defer l.thread.leave()
-	frame := l.buf[packet.Headroom:]
+	next := l.nextFrame
+	if ring, ok := l.Port.(port.Ring); ok {
+		b := &batch{ring: ring}
+		l.bursts = newBursts(l.engine)
+		next = func() error { return l.next(b) }
+	}
 	for {
-		n, err := l.Port.Read(frame)
+		err := next()
 		switch {
 		case err == nil:
-			l.take(frame[:n])
 		case errors.Is(err, os.ErrClosed):
 			return nil
 		default:
@@ -148,8 +160,19 @@ func (l *lane) run() error {
 	}
 }
 
+// nextFrame takes one frame all the way.
+func (l *lane) nextFrame() error {
+	frame := l.buf[packet.Headroom:]
+	n, err := l.Port.Read(frame)
+	if err == nil {
+		l.take(frame[:n])
+	}
+	return err
+}
+
 // take takes one frame all the way, watched or not.
 func (l *lane) take(frame []byte) {
+	l.now = l.engine.tick()
 	if on := l.engine.watching.now.Load(); on != nil && len(frame) >= packet.VnetLen {
 		l.witnessed(on, frame)
 		return
@@ -162,12 +185,16 @@ func (l *lane) handle(frame []byte) {
 	if l.segment != nil && !l.receive(frame) {
 		return
 	}
-	e, v := l.engine, &l.view
-	r := v.ParseOn(l.link, frame)
+	l.parsed(&l.view, l.view.ParseOn(l.link, frame))
+}
+
+// parsed takes a packet on; r is what parsing it has found.
+func (l *lane) parsed(v *packet.View, r packet.Reason) {
+	e := l.engine
 	if r == packet.None {
 		e.mu.Lock()
 		l.rx.add(trafficOf(v))
-		if r = l.decide(v, e.tick()); r == packet.None {
+		if r = l.decide(v, l.now); r == packet.None {
 			r = l.resolveLocked(v)
 		}
 		if r == packet.None {
@@ -193,14 +220,13 @@ func (l *lane) handle(frame []byte) {
 
 // decide finds or opens the packet's flow and sets the verdict.
 func (l *lane) decide(v *packet.View, now flow.Tick) packet.Reason {
-	e := l.engine
 	switch {
 	case v.Fragment && v.FragOffset > 0:
 		return l.laterFragment(v, now)
 	case v.ICMPError:
 		return l.related(v)
 	}
-	f, dir := e.flows.Find(&v.Tuple)
+	f, dir := l.find(&v.Tuple)
 	var srv *policy.Server
 	r := packet.None
 	if f != nil {
@@ -225,6 +251,14 @@ func (l *lane) decide(v *packet.View, now flow.Tick) packet.Reason {
 		return l.firstFragment(v, now)
 	}
 	return r
+}
+
+// find finds the flow of the packet in hand.
+func (l *lane) find(tu *packet.Tuple) (*flow.Flow, flow.Direction) {
+	if l.lookup != nil {
+		return l.engine.flows.FindPrepared(tu, l.lookup)
+	}
+	return l.engine.flows.Find(tu)
 }
 
 // follow is the verdict for a packet of direction d of f. What comes back of a directly routed connection
@@ -315,6 +349,9 @@ func (l *lane) track(f *flow.Flow, srv *policy.Server, dir flow.Direction, v *pa
 	if is := f.Active(); is != was {
 		srv.Move(is)
 	}
+	if c := l.engine.carrier; c != nil {
+		c.followLocked(f, srv)
+	}
 }
 
 // count counts what is going to be written: for the port, and for server and service.
@@ -326,6 +363,10 @@ func (l *lane) count(v *packet.View) {
 		}
 	case exitBack:
 		l.tx[l.id].add(trafficOf(v))
+	case exitDirect:
+		if to := l.engine.box.port(l.way.Link); to != nil {
+			l.tx[to.id].add(trafficOf(v))
+		}
 	}
 	switch packets, bytes := uint64(v.Segments()), uint64(v.PacketLen()); {
 	case l.out.server == nil:
@@ -342,9 +383,9 @@ func (l *lane) send(v *packet.View) packet.Reason {
 	case exitHeld:
 		return packet.None
 	case exitBack:
-		return l.write(l, v.Frame)
+		return l.handBack(v)
 	case exitDirect:
-		return l.forward(v, true, int(l.way.MTU), nil)
+		return l.forward(v, false, l.way.MTU, nil)
 	case exitHost:
 		switch { // of a health check, by DialDirect
 		case l.out.edited && v.ICMPError:
@@ -353,7 +394,7 @@ func (l *lane) send(v *packet.View) packet.Reason {
 			l.out.edit.Apply(v)
 		}
 		frame := v.Frame
-		if l.segment != nil {
+		if l.link == packet.LinkEthernet {
 			frame = packet.StripEthernet(frame)
 		}
 		if !l.engine.host.Deliver(frame) {
@@ -392,9 +433,16 @@ func (l *lane) forward(v *packet.View, kernel bool, mtu int, to *lane) packet.Re
 		v.DecrementTTL()
 	}
 	if tooBig {
+		l.hurry()
 		return l.emitPieces(v.Frame, mtu, to)
 	}
-	return l.emit(v.Frame, to)
+	if l.bursts == nil {
+		return l.emit(v.Frame, to)
+	}
+	l.bursts.inPlace = true
+	r := l.emit(v.Frame, to)
+	l.bursts.inPlace = false
+	return r
 }
 
 // emit writes a frame of this lane's kind to a port of any kind: on an IP port as it is, on an Ethernet
@@ -404,10 +452,10 @@ func (l *lane) emit(frame []byte, to *lane) packet.Reason {
 	switch {
 	case to == nil:
 		return l.emitDirect(frame)
-	case to.segment != nil && l.segment == nil:
+	case to.link == packet.LinkEthernet && l.link == packet.LinkIP:
 		l.convert = packet.AppendEthernet(l.convert[:0], frame, packet.MAC{}, packet.MAC{})
 		frame = l.convert
-	case to.segment == nil && l.segment != nil:
+	case to.link == packet.LinkIP && l.link == packet.LinkEthernet:
 		frame = packet.StripEthernet(frame)
 	}
 	if to.segment != nil {
@@ -440,6 +488,10 @@ var errNotSent = errors.New("not sent")
 func (from *sender) write(to *lane, frame []byte) packet.Reason {
 	if from.witness != nil {
 		from.witness.wrote(to, frame)
+	}
+	if from.bursts != nil && from.bursts.inPlace && from.bursts.ports[to.id] != nil {
+		from.bursts.put(from.bursts.ports[to.id], frame, 0)
+		return packet.None
 	}
 	if err := to.Port.Write(frame); err != nil {
 		from.witness.refused()

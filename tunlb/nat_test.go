@@ -79,7 +79,7 @@ func TestRefusals(t *testing.T) {
 func TestBoxVIP(t *testing.T) {
 	each(t, func(t *testing.T, f family) {
 		r := newBox(t)
-		box := r.e.box
+		box := r.e.boxFacts
 		box.Local = append(box.Local, f.vip)
 		r.box(box)
 		client := at(f.client, 40000)

@@ -13,6 +13,9 @@ import (
 // flow and no reason the verdict is set.
 func (l *lane) open(v *packet.View, now flow.Tick) (*flow.Flow, *policy.Server, packet.Reason) {
 	e, w := l.engine, l.engine.world.Load()
+	if l.foreign(v) {
+		return nil, nil, packet.OtherHost
+	}
 	if r := l.admits(w, &v.Tuple); r != packet.None {
 		return nil, nil, r
 	}
@@ -134,7 +137,7 @@ func (l *lane) insert(w *world, srv *policy.Server, out uint8, v *packet.View, n
 			return nil, refusal(err)
 		}
 	}
-	own := e.lanes[out].own(srv.Address.Addr().As16())
+	own := e.lanes[out].source(w, srv.Address.Addr().As16(), v.Tuple.Dst)
 	if !own.IsValid() {
 		return nil, packet.NoSource
 	}
@@ -213,7 +216,7 @@ func (l *lane) pass(w *world, v *packet.View) packet.Reason {
 	switch {
 	case !ok:
 		return packet.NoRoute
-	case out != l.home || !l.Kernel:
+	case out != l.home || !l.Kernel && !(l.Box && l.engine.box.tun != nil):
 		l.out = verdict{exit: exitPort, port: out}
 	case w.onLink(l, v.Tuple.Dst):
 		// The kernel would route it into the device again, until its TTL is gone.

@@ -15,6 +15,7 @@ type sender struct {
 	tx      []traffic // by port
 	outbox  []letter
 	witness *witness // of the packet in hand
+	bursts  *bursts  // nil unless frames come many at a time
 }
 
 // target says by which ports of a segment a frame leaves.
@@ -197,7 +198,12 @@ func (l *lane) resolveLocked(v *packet.View) packet.Reason {
 	if out.exit == exitDirect {
 		return l.directWay()
 	}
-	if out.exit != exitPort || e.lanes[out.port].segment == nil {
+	switch {
+	case out.exit != exitPort:
+		return packet.None
+	case e.lanes[out.port].Box:
+		return l.wayOut(v)
+	case e.lanes[out.port].segment == nil:
 		return packet.None
 	}
 	s := e.lanes[out.port].segment

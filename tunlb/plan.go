@@ -45,14 +45,17 @@ func (w *world) wouldBypass(in, out *lane, client, server [16]byte) (why string)
 		if in.segment.reaches(client) && in.segment.reaches(server) { // else the server's gateway is us
 			return sameLink
 		}
-	case !in.Kernel || !out.Kernel:
+	case !in.ofBox() || !out.ofBox():
 		if in == out {
 			return "client and server are behind one port"
 		}
-	case w.isLocal(client):
+	case w.isLocal(client): // by a TUN: it does not come in by the box's interfaces
 		return "the client is this box"
 	case w.sameLink(client, server):
 		return sameLink
 	}
 	return ""
 }
+
+// ofBox says whether behind the port is the box that the engine runs on, whose routes lead everywhere else.
+func (l *lane) ofBox() bool { return l.Kernel || l.Box }

@@ -38,7 +38,7 @@ func (e *Engine) Ping(ctx context.Context, server netip.Addr) error {
 // Reaches says whether tunlb itself is a neighbour of the server: it is not where only the box's kernel is.
 func (e *Engine) Reaches(server netip.Addr) bool {
 	out, ok := e.world.Load().route(server.As16())
-	return ok && !e.lanes[out].Kernel
+	return ok && !e.lanes[out].ofBox()
 }
 
 func (e *Engine) sourceTo(server netip.Addr) (netip.Addr, error) {

@@ -12,6 +12,9 @@ func (l *lane) related(v *packet.View) packet.Reason {
 	answer := v.Quote.Reverse()
 	f, dir := e.flows.Find(&answer)
 	if f == nil {
+		if l.foreign(v) {
+			return packet.OtherHost
+		}
 		// About our own packets, the box's, or those that pass.
 		return l.pass(e.world.Load(), v)
 	}

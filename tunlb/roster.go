@@ -85,6 +85,9 @@ func (e *Engine) rebuildLocked() {
 		e.sweep = sweep{due: true}
 	}
 	e.reachLocked()
+	if e.carrier != nil {
+		e.carrier.reviewLocked()
+	}
 }
 
 // rebuildDueLocked does it if health checks or a slow start want it.

@@ -39,7 +39,7 @@ type segment struct {
 func newSegments(e *Engine) (segments []*segment) {
 	var inline *segment
 	for _, l := range e.lanes {
-		if l.link != packet.LinkEthernet {
+		if l.link != packet.LinkEthernet || l.Box {
 			continue
 		}
 		s := inline

@@ -23,6 +23,8 @@ type Status struct {
 	ICMPErrors uint64 `json:"icmp_errors"`
 	// WatchLost counts the records of packets that whoever looks on was too slow to take.
 	WatchLost uint64 `json:"watch_lost"`
+	// Fastpath is of the connections that the kernel carries; nil: tunlb carries all itself.
+	Fastpath *FastpathStatus `json:"fastpath,omitempty"`
 }
 
 // ServiceStatus is a virtual service and its servers.
@@ -38,6 +40,7 @@ type ServiceStatus struct {
 	UpWeight int  `json:"up_weight"`
 	Quorum   int  `json:"quorum"`
 	Below    bool `json:"below_quorum,omitempty"`
+	Fastpath bool `json:"fastpath,omitempty"` // its connections are handed over to the kernel
 }
 
 // Listens is the first place where the service listens, and how many others there are: the width is people's, and
@@ -60,6 +63,7 @@ type ServerStatus struct {
 	Weight   int            `json:"weight"` // in force
 	Active   int            `json:"active"`
 	Inactive int            `json:"inactive"`
+	Carried  int            `json:"carried,omitempty"` // of these, by the kernel
 	Traffic  Traffic        `json:"traffic"`
 	// Configured is the weight of the file, or of the operator who has changed it: what Weight is while
 	// nothing stands against it.
@@ -105,6 +109,7 @@ type PortStatus struct {
 	NetNS     string       `json:"netns,omitempty"`
 	MTU       int          `json:"mtu"`
 	Side      string       `json:"side,omitempty"` // of the switch: clients or servers
+	Box       bool         `json:"box,omitempty"`  // it is an interface of the box's own
 	Own       []netip.Addr `json:"own,omitempty"`
 	RxPackets uint64       `json:"rx_packets"`
 	RxBytes   uint64       `json:"rx_bytes"`
@@ -143,9 +148,13 @@ func (e *Engine) Status() Status {
 	for i, l := range e.lanes {
 		stats[i], busy[i] = port.StatsOf(l.Port), l.thread.busy() // may ask the kernel
 	}
+	if e.carrier != nil {
+		e.carrier.refresh()
+	}
 	s := Status{Services: e.serviceStatuses(), Drops: e.Drops(), ICMPErrors: e.rejected.Load(), WatchLost: e.WatchLost()}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	s.Fastpath = e.fastpathLocked()
 	s.Flows, s.Fragments = e.flowStatusLocked(), FragmentStatus{Datagrams: len(e.fragments.byKey), Parked: e.fragments.parked}
 	for i, g := range e.config.Gateways {
 		s.Gateways = append(s.Gateways, GatewayStatus{g.Inside, g.Masquerade, e.mappings[i].Len()})
@@ -175,7 +184,7 @@ func (e *Engine) portStatusLocked(l *lane) PortStatus {
 		sent.add(from.tx[l.id])
 	}
 	return PortStatus{
-		Name: l.Port.Name(), NetNS: l.NetNS, MTU: int(l.portMTU.Load()), Side: sideName(l.Side), Own: l.Own,
+		Name: l.Port.Name(), NetNS: l.NetNS, MTU: int(l.portMTU.Load()), Side: sideName(l.Side), Box: l.Box, Own: l.Own,
 		RxPackets: l.rx.Packets, RxBytes: l.rx.Bytes, TxPackets: sent.Packets, TxBytes: sent.Bytes,
 	}
 }
@@ -209,6 +218,7 @@ func (e *Engine) serviceStatusLocked(svc *policy.Service, state *policy.ServiceS
 		Scheduler: svc.Scheduler, Owner: "tunlb", Traffic: Traffic(svc.Stats), Servers: make([]ServerStatus, 0, len(state.Servers)),
 		UpWeight: state.UpWeight, Quorum: state.Quorum, Below: state.Below,
 	}
+	s.Fastpath = e.carrier != nil && svc.Fastpath
 	for _, l := range svc.Listen {
 		if !w.owns(l.Addr.As16()) {
 			s.Owner = "box"
@@ -220,11 +230,11 @@ func (e *Engine) serviceStatusLocked(svc *policy.Service, state *policy.ServiceS
 		status := ServerStatus{Name: known.Server, Address: known.Address}
 		switch {
 		case next < len(svc.Servers) && svc.Servers[next].Address == known.Address:
-			status = serverStatus(svc.Servers[next])
+			status = e.serverStatusLocked(svc.Servers[next])
 			next++
 		default: // left out while it is down, or it is the sorry server's turn
 			if srv := serverAt(svc, known.Address); srv != nil {
-				status = serverStatus(srv)
+				status = e.serverStatusLocked(srv)
 			}
 		}
 		status.Configured, status.Health, status.Cause, status.Drained = known.Configured, known.Health, known.Cause, known.Drained
@@ -241,7 +251,7 @@ func (e *Engine) serviceStatusLocked(svc *policy.Service, state *policy.ServiceS
 	}
 	if sorry := svc.Sorry; sorry != nil {
 		if srv := serverAt(svc, sorry.Address); srv != nil {
-			status := serverStatus(srv)
+			status := e.serverStatusLocked(srv)
 			status.Sorry, status.Configured = true, srv.Weight
 			s.Servers = append(s.Servers, status)
 		}
@@ -249,10 +259,10 @@ func (e *Engine) serviceStatusLocked(svc *policy.Service, state *policy.ServiceS
 	return s
 }
 
-func serverStatus(srv *policy.Server) ServerStatus {
+func (e *Engine) serverStatusLocked(srv *policy.Server) ServerStatus {
 	status := ServerStatus{
 		Name: srv.Name, Address: srv.Address, Mode: srv.Mode.String(), Weight: srv.Weight,
-		Active: srv.Active, Inactive: srv.Inactive, Traffic: Traffic(srv.Stats),
+		Active: srv.Active, Inactive: srv.Inactive, Carried: e.carriedLocked(srv), Traffic: Traffic(srv.Stats),
 		Upper: srv.Upper, Lower: srv.Lower, Overloaded: srv.Overloaded(), Persistent: srv.Persistent(),
 	}
 	if srv.Unreachable() {

@@ -25,7 +25,7 @@ type witness struct {
 func (l *lane) witnessed(on *watchers, frame []byte) {
 	w := &l.notes
 	w.begin(l.engine, on)
-	w.record.SetIn(l.Port.Name(), l.segment != nil, frame, on.snap)
+	w.record.SetIn(l.Port.Name(), l.link == packet.LinkEthernet, frame, on.snap)
 	l.witness = w
 	l.handle(frame)
 	l.witness = nil
@@ -179,7 +179,7 @@ func (w *witness) went(exit string) {
 // wrote notes a frame that is written to a port.
 func (w *witness) wrote(to *lane, frame []byte) {
 	if w != nil {
-		w.record.AddOut(to.Port.Name(), to.segment != nil, frame, w.on.snap)
+		w.record.AddOut(to.Port.Name(), to.link == packet.LinkEthernet, frame, w.on.snap)
 	}
 }
 
@@ -193,7 +193,11 @@ func (w *witness) refused() {
 // wroteDirect notes a frame that is written to an interface of the box.
 func (w *witness) wroteDirect(link int, frame []byte) {
 	if w != nil {
-		w.record.AddOut(fmt.Sprintf("interface %d", link), true, frame, w.on.snap)
+		name := fmt.Sprintf("interface %d", link)
+		if to := w.engine.box.port(link); to != nil {
+			name = to.Port.Name()
+		}
+		w.record.AddOut(name, true, frame, w.on.snap)
 	}
 }
 
@@ -219,13 +223,15 @@ func (w *witness) sent(srv *policy.Server, tu *packet.Tuple) {
 	r.Service, r.ServerName, r.Server, r.Mode = srv.Service.Name, srv.Name, srv.Address, srv.Mode.String()
 }
 
+var fastpathNames = [...]string{flow.ByUs: "", flow.Offered: "offered", flow.ByKernel: "carried", flow.Refused: ""}
+
 // belongs notes the packet's flow. The engine's lock is held.
 func (w *witness) belongs(f *flow.Flow, dir flow.Direction, now flow.Tick) {
 	if w == nil {
 		return
 	}
 	r, c := &w.record, w.engine.connLocked(f, now)
-	r.Flow, r.Reply, r.State = numberOf(f), dir == flow.Reverse, c.State
+	r.Flow, r.Reply, r.State, r.Fastpath = numberOf(f), dir == flow.Reverse, c.State, fastpathNames[f.Carriage()]
 	r.Protocol, r.Client, r.VIP, r.Source = c.Protocol, c.Client, c.VIP, c.Source
 	r.Server, r.Service, r.ServerName = c.Server, c.Service, c.ServerName
 	if srv := w.engine.services.Server(f.Server()); srv != nil {
@@ -249,7 +255,7 @@ func (w *witness) like(first *watch.Record) {
 	}
 	r := &w.record
 	r.Protocol, r.Client, r.VIP, r.Reply = first.Protocol, first.Client, first.VIP, first.Reply
-	r.Flow, r.State, r.Mode, r.Source = first.Flow, first.State, first.Mode, first.Source
+	r.Flow, r.State, r.Fastpath, r.Mode, r.Source = first.Flow, first.State, first.Fastpath, first.Mode, first.Source
 	r.Server, r.Service, r.ServerName = first.Server, first.Service, first.ServerName
 }
 

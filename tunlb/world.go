@@ -19,6 +19,7 @@ type Box struct {
 type world struct {
 	own      map[[16]byte]struct{} // answered by the host
 	local    map[[16]byte]struct{} // the box's
+	locals   []netip.Addr          // the same, in the order in which the kernel has them
 	links    bart.Table[netip.Prefix]
 	routes   bart.Table[nextHop]
 	gateways []netip.Prefix // the insides, in the order of the configuration
@@ -35,11 +36,18 @@ func newWorld(lanes []*lane, cfg Config, box Box) *world {
 	w := &world{own: map[[16]byte]struct{}{}, local: map[[16]byte]struct{}{}}
 	for _, a := range box.Local {
 		w.local[a.As16()] = struct{}{}
+		w.locals = append(w.locals, a)
 	}
 	for _, p := range box.Links {
 		w.links.Insert(p.Masked(), p.Masked())
 	}
+	alone := false // the box is reached by its interfaces alone: what is for a service is ours, whoever has the VIP
 	for _, l := range lanes {
+		if l.Box {
+			alone = l.engine.box.tun == nil
+			w.routes.Insert(netip.PrefixFrom(netip.IPv4Unspecified(), 0), nextHop{port: l.home})
+			w.routes.Insert(netip.PrefixFrom(netip.IPv6Unspecified(), 0), nextHop{port: l.home})
+		}
 		for _, p := range append(append([]netip.Prefix(nil), l.Subnets...), l.Routes...) {
 			w.routes.Insert(p.Masked(), nextHop{port: l.home})
 		}
@@ -52,6 +60,9 @@ func newWorld(lanes []*lane, cfg Config, box Box) *world {
 	}
 	for _, s := range cfg.Services {
 		for _, l := range s.Listen {
+			if alone {
+				w.own[l.Addr.As16()] = struct{}{}
+			}
 			w.addOwn(l.Addr)
 		}
 	}
@@ -86,6 +97,20 @@ func (w *world) owns(a [16]byte) bool {
 func (w *world) isLocal(a [16]byte) bool {
 	_, ok := w.local[a]
 	return ok
+}
+
+// nearest is an address of the box to speak to another from: one on the same link, if there is one.
+func (w *world) nearest(to [16]byte) (own netip.Addr) {
+	for _, a := range w.locals {
+		switch {
+		case a.Is4() != packet.Addr(to).Is4() || a.IsLoopback() || a.IsLinkLocalUnicast():
+		case w.sameLink(a.As16(), to):
+			return a
+		case !own.IsValid():
+			own = a
+		}
+	}
+	return own
 }
 
 // sameLink says whether two addresses reach each other on one link of the box, past it.

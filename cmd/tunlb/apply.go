@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"os"
 	"reflect"
-	"slices"
 	"strings"
 
 	"github.com/tunlb/tunlb/policy"
-	"github.com/tunlb/tunlb/stack/kernel"
 	"github.com/tunlb/tunlb/tunlb/config"
 	"github.com/tunlb/tunlb/tunlb/control"
 	"github.com/tunlb/tunlb/tunlb/wiring"
@@ -64,50 +62,28 @@ func (d *daemon) Reload(_ context.Context, dryRun bool) control.ReloadResult {
 // first, since they can refuse and go back without harm; the engine would have ended connections by then.
 func (d *daemon) applyLocked(cfg *config.Config) error {
 	old, kept := d.cfg, d.kept
-	d.kept = append(slices.Clip(kept), deletedAndKept(old, cfg, kept)...)
+	d.kept = wiring.Kept(old, cfg, kept)
 	err := d.metrics.follow(cfg.Metrics)
 	if err == nil {
 		err = d.applyKernels(cfg)
 	}
 	if err == nil {
-		err = d.direct.follow(cfg)
+		err = errors.Join(d.direct.follow(cfg), d.fast.follow(cfg))
+	}
+	if err == nil {
+		err = d.box.follow(wiring.Claim(cfg, d.kept, d.own))
 	}
 	if err == nil {
 		err = d.engine.Apply(wiring.Config(cfg))
 	}
 	if err != nil {
 		d.kept = kept
-		return errors.Join(err, d.metrics.follow(old.Metrics), d.applyKernels(old), d.direct.follow(old))
+		return errors.Join(err, d.metrics.follow(old.Metrics), d.applyKernels(old), d.direct.follow(old),
+			d.box.follow(wiring.Claim(old, d.kept, d.own)))
 	}
 	d.cfg = cfg
 	d.checker.Set(d.targets(cfg))
 	return nil
-}
-
-// deletedAndKept are the servers that a change deletes and whose connections may go on: their answers are still
-// to be led here. known are those of earlier changes.
-func deletedAndKept(old, cfg *config.Config, known []kernel.Server) (kept []kernel.Server) {
-	stay := map[kernel.Server]bool{}
-	each := func(cfg *config.Config, visit func(policy.ServerSpec, kernel.Server)) {
-		for i := range cfg.Services {
-			for _, l := range cfg.Services[i].Listen {
-				for _, srv := range servers(&cfg.Services[i]) {
-					visit(srv, answering(srv, l))
-				}
-			}
-		}
-	}
-	for _, s := range known {
-		stay[s] = true
-	}
-	each(cfg, func(_ policy.ServerSpec, s kernel.Server) { stay[s] = true })
-	each(old, func(srv policy.ServerSpec, s kernel.Server) {
-		if srv.Keep && !stay[s] {
-			stay[s] = true
-			kept = append(kept, s)
-		}
-	})
-	return kept
 }
 
 // applyKernels tells every namespace's kernel what a file wants of it, up to the first that refuses.
@@ -152,6 +128,9 @@ func changes(old, cfg *config.Config) ([]string, error) {
 	}
 	if old.Timeouts != cfg.Timeouts {
 		lines = append(lines, "~ timeouts")
+	}
+	if old.Fastpath != cfg.Fastpath { // of services that ipvsadm adds; those of the file have said so
+		lines = append(lines, "~ fastpath")
 	}
 	if old.Metrics != cfg.Metrics {
 		lines = append(lines, "~ metrics")

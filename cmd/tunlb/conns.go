@@ -14,7 +14,7 @@ func connsCommand() *cli.Command {
 		Usage: "list the connections of the running daemon",
 		Flags: append([]cli.Flag{
 			socketFlag(),
-			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "`FORMAT`: table, wide (with the server's name, and the ID that kill takes), or json (one object a line)"},
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "`FORMAT`: table, wide (with who carries it, the server's name, and the ID that kill takes), or json (one object a line)"},
 			&cli.IntFlag{Name: "limit", Aliases: []string{"n"}, Value: -1, Usage: "at most `N` of them"},
 			&cli.BoolFlag{Name: "templates", Usage: "those of persistence as well: a network of clients, with port 0"},
 		}, filterFlags()...),
@@ -65,7 +65,7 @@ func connsCommand() *cli.Command {
 func connsTable(c *cli.Context, wide bool) (show func(control.Conn) error, done func() error) {
 	head := []string{"PROTO", "EXPIRE", "STATE", "CLIENT", "VIP", "SERVER", "SOURCE", "IN", "OUT", "SERVICE"}
 	if wide {
-		head = append(head, "NAME", "ID")
+		head = append(head, "PATH", "NAME", "ID")
 	}
 	t := newTable(c.App.Writer, head...)
 	return func(conn control.Conn) error {
@@ -79,7 +79,11 @@ func connsTable(c *cli.Context, wide bool) (show func(control.Conn) error, done 
 		cells := []any{conn.Protocol, clock(conn.Expires), conn.State, conn.Client, conn.VIP, conn.Server,
 			endpoint(conn.Source), size(conn.InBytes), size(conn.OutBytes), service}
 		if wide {
-			cells = append(cells, orDash(conn.ServerName), conn.ID)
+			path := "tunlb"
+			if conn.Fastpath {
+				path = "kernel"
+			}
+			cells = append(cells, path, orDash(conn.ServerName), conn.ID)
 		}
 		t.row(cells...)
 		return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/tunlb/tunlb/stack/kernel"
+	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/stack/port"
 	"github.com/tunlb/tunlb/tunlb"
 	"github.com/tunlb/tunlb/tunlb/config"
@@ -31,15 +33,18 @@ type daemon struct {
 	started  time.Time
 	engine   *tunlb.Engine
 	networks []*network // one per port, in order
+	box      *boxPorts  // nil if no port is the box's own
 	direct   *direct
+	fast     *fastpath
 	checker  *health.Checker
 	listener net.Listener
 	metrics  *metricsEndpoint
 
 	mu      sync.Mutex // one change of the services, or of the box, at a time
 	cfg     *config.Config
-	kept    []kernel.Server // deleted ones whose connections may go on
-	syncing []ipvs.Daemon   // that ipvsadm has been told to start, and tunlb does not have
+	own     []netip.Addr       // the box's addresses
+	kept    []packet.Endpoints // answers of deleted servers whose connections may go on
+	syncing []ipvs.Daemon      // that ipvsadm has been told to start, and tunlb does not have
 }
 
 // network is a port's network namespace and what its kernel has been told.
@@ -52,6 +57,9 @@ type network struct {
 // routed says whether the box's own kernel routes to the port what is tunlb's.
 func (n *network) routed() bool { return n.port.NetNS == "" && n.port.Type == config.TUN }
 
+// ofBox says whether behind the port are the networks of the box.
+func (n *network) ofBox() bool { return n.routed() || n.port.Box() }
+
 // startDaemon does everything that can fail before the first packet. On an error all is undone.
 func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_ *daemon, err error) {
 	if path != "" {
@@ -59,7 +67,7 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 			return nil, err
 		}
 	}
-	d := &daemon{log: log, path: path, started: time.Now(), cfg: cfg, direct: &direct{}}
+	d := &daemon{log: log, path: path, started: time.Now(), cfg: cfg, direct: &direct{}, fast: &fastpath{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
@@ -81,7 +89,7 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 	if err != nil {
 		return nil, err
 	}
-	if err := d.direct.follow(cfg); err != nil {
+	if err := errors.Join(d.direct.follow(cfg), d.fast.follow(cfg)); err != nil {
 		for _, a := range attachments {
 			a.Port.Close()
 		}
@@ -91,6 +99,7 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 		Attachments: attachments,
 		MaxFlows:    cfg.Flows.Max,
 		Direct:      d.direct,
+		Fastpath:    d.fast,
 		Log:         log,
 	}, wiring.Config(cfg))
 	if err != nil {
@@ -98,6 +107,9 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 			a.Port.Close()
 		}
 		return nil, err
+	}
+	if d.box != nil {
+		d.box.engine = d.engine
 	}
 	if err := d.applyKernels(cfg); err != nil {
 		return nil, err
@@ -150,7 +162,7 @@ func (d *daemon) close() error {
 	if d.engine != nil {
 		errs = append(errs, d.engine.Close())
 	}
-	errs = append(errs, d.direct.close())
+	errs = append(errs, d.box.close(), d.direct.close(), d.fast.close())
 	if d.listener != nil {
 		if err := d.listener.Close(); !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
@@ -160,10 +172,14 @@ func (d *daemon) close() error {
 }
 
 // watchBox follows the addresses of the box until ctx ends: a VIP may become or cease to be one of them
-// at any time, which decides who answers for its other ports. It returns when the engine knows them as
+// at any time, which decides who answers for its other ports. From the box's own interfaces nothing is taken before
+// it is known what is for the box itself. It returns when the engine knows them as
 // they are now: a connection opened before could not be told to be one of the box's own.
 func (d *daemon) watchBox(ctx context.Context, wg *sync.WaitGroup) error {
 	i := slices.IndexFunc(d.networks, func(n *network) bool { return n.routed() })
+	if i < 0 {
+		i = slices.IndexFunc(d.networks, func(n *network) bool { return n.ofBox() })
+	}
 	if i < 0 {
 		return nil // a virtual router has no box, and a segment's stations are not routed to us
 	}
@@ -196,13 +212,14 @@ func (d *daemon) boxChanged(n *network, v kernel.View) error {
 		box.Local = append(box.Local, a.Prefix.Addr())
 	}
 	for _, l := range v.OnLink {
-		if l.Device != n.device {
+		if !n.routed() || l.Device != n.device { // on a TUN's network there is nobody
 			box.Links = append(box.Links, l.Prefix)
 		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return errors.Join(n.kernel.Apply(kernelState(d.cfg, n, d.kept)), d.engine.SetBox(box))
+	d.own = box.Local
+	return errors.Join(n.kernel.Apply(kernelState(d.cfg, n, d.kept)), d.box.follow(wiring.Claim(d.cfg, d.kept, d.own)), d.engine.SetBox(box))
 }
 
 // Info says who this is.

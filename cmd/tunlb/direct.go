@@ -12,10 +12,11 @@ import (
 	"github.com/tunlb/tunlb/stack/port"
 	"github.com/tunlb/tunlb/tunlb"
 	"github.com/tunlb/tunlb/tunlb/config"
+	"github.com/tunlb/tunlb/tunlb/wiring"
 )
 
-// direct is the engine's way to directly routed servers by the box's own interfaces. Nothing is opened
-// before there is such a server.
+// direct is the engine's way out of the box's own interfaces: to directly routed servers, and to everybody from ports that
+// are such interfaces. Nothing is opened before there is such a server or port.
 type direct struct {
 	mu         sync.Mutex
 	neighbours atomic.Pointer[kernel.Neighbours]
@@ -26,9 +27,9 @@ type direct struct {
 func (d *direct) follow(cfg *config.Config) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	addrs := directServers(cfg)
+	addrs := followed(cfg)
 	if d.neighbours.Load() == nil {
-		if len(addrs) == 0 {
+		if len(addrs) == 0 && !cfg.OnBox() {
 			return nil
 		}
 		p, err := port.OpenDirect("")
@@ -45,13 +46,15 @@ func (d *direct) follow(cfg *config.Config) error {
 	return d.neighbours.Load().Follow(addrs)
 }
 
-// directServers are the servers with mode dr that tunlb is no neighbour of itself.
-func directServers(cfg *config.Config) (addrs []netip.Addr) {
-	segments, seen := cfg.Segments(), map[netip.Addr]bool{}
+// followed are the servers that are reached by the box's interfaces past its kernel, so that somebody else has to keep the
+// kernel's knowledge of them fresh: those with mode dr that tunlb is no neighbour of itself, and with ports that
+// are such interfaces all of them.
+func followed(cfg *config.Config) (addrs []netip.Addr) {
+	segments, seen, all := cfg.Segments(), map[netip.Addr]bool{}, cfg.OnBox()
 	for i := range cfg.Services {
-		for _, srv := range servers(&cfg.Services[i]) {
+		for _, srv := range wiring.Servers(&cfg.Services[i]) {
 			a := srv.Address.Addr()
-			if srv.Mode != policy.DR || seen[a] {
+			if !all && srv.Mode != policy.DR || seen[a] {
 				continue
 			}
 			seen[a] = true

@@ -18,6 +18,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"github.com/tunlb/tunlb/labnet"
 	"github.com/tunlb/tunlb/labnet/netns"
@@ -240,6 +242,15 @@ func (s *site) network() []string {
 		}
 	}
 	s.must(ns.Do(func() error {
+		list := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETTABLE, unix.NLM_F_DUMP)
+		list.AddData(&nl.Nfgenmsg{})
+		tables, err := list.Execute(unix.NETLINK_NETFILTER, 0)
+		for _, table := range tables {
+			add("table %q", table)
+		}
+		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
 		for _, path := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/conf/all/rp_filter", "ipv6/conf/all/proxy_ndp"} {
 			b, err := os.ReadFile("/proc/sys/net/" + path)
 			if err != nil {

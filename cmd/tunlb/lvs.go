@@ -34,6 +34,9 @@ func (d *daemon) LVSCommand(c ipvs.Command) error {
 		}
 		return d.engine.Zero(service)
 	}
+	if i, _ := after.Find(c.Service); i >= 0 && c.Verb == ipvs.AddService {
+		after.Specs[i].Fastpath = d.cfg.Fastpath // ipvsadm has no word for it
+	}
 	cfg := *d.cfg
 	cfg.Timeouts = withSeconds(cfg.Timeouts, after.Timeouts)
 	if cfg.Services, err = policy.Normalize(after.Specs); err != nil {

@@ -6,13 +6,17 @@ import (
 
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/kernel"
+	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/tunlb/config"
+	"github.com/tunlb/tunlb/tunlb/wiring"
 )
 
 // kernelState says what the kernel at a port is to be told. A port without a namespace is the box's
 // own: its kernel leads services, servers and gateways to it. One in a namespace is that namespace's
-// way to everywhere. kept are servers that are in no service any more, and still answer. On an Ethernet port tunlb is a station of its own, which no kernel leads anything to.
-func kernelState(cfg *config.Config, n *network, kept []kernel.Server) kernel.State {
+// way to everywhere. kept are servers that are in no service any more, and still answer.
+// On an Ethernet port tunlb is a station of its own, which no kernel leads anything to; and from an interface of the box's
+// own it takes what it needs by itself.
+func kernelState(cfg *config.Config, n *network, kept []packet.Endpoints) kernel.State {
 	p := n.port
 	switch p.Type {
 	case config.TAP:
@@ -26,28 +30,11 @@ func kernelState(cfg *config.Config, n *network, kept []kernel.Server) kernel.St
 		return s
 	}
 	s.Routed = true
-	known := map[kernel.Server]bool{}
-	for i := range cfg.Services {
-		svc := &cfg.Services[i]
-		for _, l := range svc.Listen {
-			if l.Proto == policy.SCTP {
-				continue
-			}
-			// A directly routed service's clients may come by this box, too; the answers do not.
-			s.VIPs = addVIP(s.VIPs, l)
-			for _, srv := range servers(svc) {
-				if server := answering(srv, l); !known[server] && (srv.Mode == policy.NAT || srv.Mode == policy.FullNAT) {
-					known[server] = true
-					s.Servers = append(s.Servers, server)
-				}
-			}
-		}
+	for _, at := range wiring.Requests(cfg) {
+		s.VIPs = addVIP(s.VIPs, at)
 	}
-	for _, server := range kept {
-		if !known[server] {
-			known[server] = true
-			s.Servers = append(s.Servers, server)
-		}
+	for _, from := range wiring.Answers(cfg, kept) {
+		s.Servers = append(s.Servers, kernel.Server(from))
 	}
 	for _, g := range cfg.Gateways {
 		s.Gateways = append(s.Gateways, kernel.Gateway(g))
@@ -66,7 +53,7 @@ func claimed(cfg *config.Config, p config.Port) (addrs []netip.Addr) {
 			addrs = append(addrs, own.Addr())
 		}
 		for _, svc := range cfg.Services {
-			direct := slices.ContainsFunc(servers(&svc), func(srv policy.ServerSpec) bool {
+			direct := slices.ContainsFunc(wiring.Servers(&svc), func(srv policy.ServerSpec) bool {
 				return srv.Mode == policy.DR && segment.OnLink(srv.Address.Addr())
 			})
 			for _, l := range svc.Listen {
@@ -79,32 +66,15 @@ func claimed(cfg *config.Config, p config.Port) (addrs []netip.Addr) {
 	return addrs
 }
 
-// servers are those of a service, with that of last resort.
-func servers(svc *policy.Spec) []policy.ServerSpec {
-	if svc.Sorry == nil {
-		return svc.Servers
-	}
-	return append(slices.Clip(svc.Servers), *svc.Sorry)
-}
-
-// answering is where a server's answers to what came to l are from.
-func answering(srv policy.ServerSpec, l policy.Listen) kernel.Server {
-	server := kernel.Server{Addr: srv.Address.Addr(), Proto: l.Proto, First: l.First, Last: l.Last}
-	if port := srv.Address.Port(); port != 0 {
-		server.First, server.Last = port, port
-	}
-	return server
-}
-
-func addVIP(vips []kernel.VIP, l policy.Listen) []kernel.VIP {
-	port := kernel.PortProto{Proto: l.Proto, First: l.First, Last: l.Last}
+func addVIP(vips []kernel.VIP, at packet.Endpoints) []kernel.VIP {
+	port := kernel.PortProto{Proto: at.Proto, First: at.First, Last: at.Last}
 	for i := range vips {
-		if vips[i].Addr == l.Addr {
+		if vips[i].Addr == at.Addr {
 			vips[i].Ports = append(vips[i].Ports, port)
 			return vips
 		}
 	}
-	return append(vips, kernel.VIP{Addr: l.Addr, Ports: []kernel.PortProto{port}})
+	return append(vips, kernel.VIP{Addr: at.Addr, Ports: []kernel.PortProto{port}})
 }
 
 // defaultRoutes are those of the families that the port has.

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/sha256"
 	"fmt"
+	"net"
 	"os"
 
 	"github.com/tunlb/tunlb/stack/kernel"
@@ -23,6 +24,9 @@ func (d *daemon) openPorts() (attachments []tunlb.Attachment, err error) {
 			}
 		}
 	}()
+	if d.box, err = openBoxPorts(d.cfg); err != nil {
+		return nil, err
+	}
 	cleaned, macs := map[string]bool{}, ownMACs(d.cfg)
 	for i, p := range d.cfg.Ports {
 		if !cleaned[p.NetNS] {
@@ -43,6 +47,14 @@ func (d *daemon) openPorts() (attachments []tunlb.Attachment, err error) {
 			return attachments, err
 		}
 		attachments = append(attachments, wiring.Attachment(p, dev, macs[i]))
+		if p.Box() {
+			link, err := net.InterfaceByName(p.Name)
+			if err != nil {
+				return attachments, err
+			}
+			attachments[i].Index = link.Index
+			d.box.add(p.Name, dev)
+		}
 		k, err := kernel.Open(p.NetNS)
 		if err != nil {
 			return attachments, err
@@ -69,7 +81,10 @@ func openPort(p config.Port, mac packet.MAC) (port.Port, error) {
 		})
 	case config.Packet:
 		cfg := port.PacketConfig{Interface: p.Name, NetNS: p.NetNS, Offload: offload}
-		if p.Side == "" {
+		switch {
+		case p.Box():
+			cfg.Claim = &packet.Claim{} // nothing before somebody is there to take it
+		case p.Side == "":
 			cfg.Station = mac // others' frames are nothing to a host
 		}
 		return port.OpenPacket(cfg)

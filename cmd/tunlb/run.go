@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"syscall"
 	"time"
 
@@ -26,6 +28,7 @@ func runCommand() *cli.Command {
 			&cli.BoolFlag{Name: "log-json", Usage: "log JSON, one object a line"},
 			&cli.StringFlag{Name: "socket", Usage: "control socket `PATH`, instead of the file's", EnvVars: []string{"TUNLB_SOCKET"}},
 			&cli.BoolFlag{Name: "ipvsadm", Usage: "start without a file and without services, for ipvsadm to add; ends with the network namespace"},
+			&cli.StringFlag{Name: "cpuprofile", Usage: "write a CPU profile of the whole run to this `FILE`, for go tool pprof"},
 		},
 		Action: func(c *cli.Context) error {
 			log, err := newLogger(c)
@@ -58,16 +61,41 @@ func runCommand() *cli.Command {
 				}
 			}
 			stack.LogNetstack(log)
+			endProfile, err := profileCPU(c.String("cpuprofile"))
+			if err != nil {
+				return err
+			}
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP) // from here on it no longer kills
 			defer signal.Stop(hup)
 			d, err := startDaemon(file, c.String("socket"), cfg, log)
 			if err != nil {
-				return err
+				return errors.Join(err, endProfile())
 			}
-			return errors.Join(d.serve(ctx, hup), d.close())
+			return errors.Join(d.serve(ctx, hup), d.close(), endProfile())
 		},
 	}
+}
+
+// profileCPU has the process sampled until end is called. Without a path nothing is, and end does nothing.
+func profileCPU(path string) (end func() error, err error) {
+	if path == "" {
+		return func() error { return nil }, nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, fmt.Errorf("--cpuprofile: %w", err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("--cpuprofile: %w", err), f.Close())
+	}
+	return func() error {
+		pprof.StopCPUProfile() // which writes it
+		if err := f.Close(); err != nil {
+			return fmt.Errorf("--cpuprofile %s: %w", path, err)
+		}
+		return nil
+	}, nil
 }
 
 // newLogger logs to the error output: text for a person, JSON for a collector.

@@ -46,7 +46,9 @@ func showStatus(w io.Writer, s control.Status) error {
 	if s.Flows.Evicted > 0 {
 		evicted = fmt.Sprintf(", %d half-open ones evicted", s.Flows.Evicted)
 	}
-	fmt.Fprintf(w, "%d of %d connections%s\n\n", s.Flows.Count, s.Flows.Cap, evicted)
+	fmt.Fprintf(w, "%d of %d connections%s\n", s.Flows.Count, s.Flows.Cap, evicted)
+	showFastpath(w, s.Fastpath)
+	fmt.Fprintln(w)
 	if len(s.Services) > 0 {
 		if err := showServices(w, s); err != nil {
 			return err
@@ -69,7 +71,11 @@ func showStatus(w io.Writer, s control.Status) error {
 	}
 	t := newTable(w, "PORT", "NETNS", "MTU", "RX PACKETS", "RX", "TX PACKETS", "TX")
 	for _, p := range s.Ports {
-		t.row(p.Name, namespace(p.NetNS), p.MTU, p.RxPackets, size(p.RxBytes), p.TxPackets, size(p.TxBytes))
+		name := p.Name
+		if p.Box {
+			name += " (box)"
+		}
+		t.row(name, namespace(p.NetNS), p.MTU, p.RxPackets, size(p.RxBytes), p.TxPackets, size(p.TxBytes))
 	}
 	if err := t.flush(); err != nil || len(s.Drops) == 0 {
 		return err
@@ -80,6 +86,21 @@ func showStatus(w io.Writer, s control.Status) error {
 		t.row(reason, s.Drops[reason])
 	}
 	return t.flush()
+}
+
+// showFastpath says what the kernel carries, and what it does not.
+func showFastpath(w io.Writer, s *tunlb.FastpathStatus) {
+	if s == nil {
+		return
+	}
+	fmt.Fprintf(w, "fast path: the kernel carries %s; %d handed over, %s carried", count(s.Carried, "connection"), s.HandedOver, size(s.Bytes))
+	for _, reason := range slices.Sorted(maps.Keys(s.Refused)) {
+		fmt.Fprintf(w, ", %d refused (%s)", s.Refused[reason], reason)
+	}
+	fmt.Fprintln(w)
+	if s.Error != "" {
+		fmt.Fprintf(w, "fast path: %s, the last one: %s\n", count(int(s.Errors), "error"), s.Error)
+	}
 }
 
 func showServices(w io.Writer, s control.Status) error {
@@ -158,6 +179,9 @@ func remark(srv tunlb.ServerStatus) string {
 	var remarks []string
 	if srv.Drained {
 		remarks = append(remarks, "drained")
+	}
+	if srv.Carried > 0 {
+		remarks = append(remarks, fmt.Sprintf("%d by the kernel", srv.Carried))
 	}
 	if srv.Sorry {
 		remarks = append(remarks, "serves as the last resort")

@@ -31,41 +31,44 @@ func newBare(vip, server netip.AddrPort) *bare {
 	return b
 }
 
-// Offsets in a frame: the vnet header, IPv4 without options, TCP.
+// Offsets in a packet: IPv4 without options, TCP.
 const (
-	atIP       = packet.VnetLen
-	atHeadSum  = atIP + 10
-	atSource   = atIP + 12
-	atDest     = atIP + 16
-	atTCP      = atIP + 20
+	atHeadSum  = 10
+	atSource   = 12
+	atDest     = 16
+	atTCP      = 20
 	atDestPort = atTCP + 2
 	atSum      = atTCP + 16
 )
 
-// translate edits what goes to the VIP or comes from the server.
-func (b *bare) translate(frame []byte) {
+// frame edits a TUN's frame.
+func (b *bare) frame(frame []byte) { b.translate(frame[0], frame[packet.VnetLen:]) }
+
+// translate edits what goes to the VIP or comes from the server; false is something else. Flags are the vnet header's.
+func (b *bare) translate(flags uint8, ip []byte) bool {
 	var delta packet.Delta
 	switch {
-	case len(frame) < atSum+2:
-		return // something of the kernel's own: IPv6 router solicitations
-	case [4]byte(frame[atDest:]) == b.vip:
-		copy(frame[atDest:], b.server[:])
-		binary.BigEndian.PutUint16(frame[atDestPort:], b.serverPort)
+	case len(ip) < atSum+2:
+		return false // something of the kernel's own: IPv6 router solicitations
+	case [4]byte(ip[atDest:]) == b.vip:
+		copy(ip[atDest:], b.server[:])
+		binary.BigEndian.PutUint16(ip[atDestPort:], b.serverPort)
 		delta = b.there
-	case [4]byte(frame[atSource:]) == b.server:
-		copy(frame[atSource:], b.vip[:])
-		binary.BigEndian.PutUint16(frame[atTCP:], b.vipPort)
+	case [4]byte(ip[atSource:]) == b.server:
+		copy(ip[atSource:], b.vip[:])
+		binary.BigEndian.PutUint16(ip[atTCP:], b.vipPort)
 		delta = b.back
 	default:
-		return
+		return false
 	}
-	head, sum := frame[atHeadSum:], frame[atSum:]
+	head, sum := ip[atHeadSum:], ip[atSum:]
 	binary.BigEndian.PutUint16(head, ^add(^binary.BigEndian.Uint16(head), delta.Addr))
-	if c := binary.BigEndian.Uint16(sum); frame[0]&packet.FlagNeedsCsum != 0 {
+	if c := binary.BigEndian.Uint16(sum); flags&packet.FlagNeedsCsum != 0 {
 		binary.BigEndian.PutUint16(sum, add(c, delta.Addr)) // the pseudo-header's bare sum
 	} else {
 		binary.BigEndian.PutUint16(sum, ^add(add(^c, delta.Addr), delta.Port))
 	}
+	return true
 }
 
 // add is one's complement addition.
@@ -101,22 +104,29 @@ func runBareChild(args []string) error {
 	if len(args) != 3 {
 		return fmt.Errorf("%s takes two addresses and the number of devices", childBare)
 	}
-	from, err := netip.ParseAddrPort(args[0])
+	b, err := parseBare(args[0], args[1])
 	if err != nil {
 		return err
 	}
-	to, err := netip.ParseAddrPort(args[1])
-	if err != nil {
-		return err
-	}
-	b := newBare(from, to)
 	if args[2] == "1" {
-		return pump(firstDevice, firstDevice, b.translate)
+		return pump(firstDevice, firstDevice, b.frame)
 	}
 	ended := make(chan error, 2)
-	go func() { ended <- pump(firstDevice, secondDevice, b.translate) }() // both end with the process
-	go func() { ended <- pump(secondDevice, firstDevice, b.translate) }()
+	go func() { ended <- pump(firstDevice, secondDevice, b.frame) }() // both end with the process
+	go func() { ended <- pump(secondDevice, firstDevice, b.frame) }()
 	return <-ended
+}
+
+func parseBare(vip, server string) (*bare, error) {
+	from, err := netip.ParseAddrPort(vip)
+	if err != nil {
+		return nil, err
+	}
+	to, err := netip.ParseAddrPort(server)
+	if err != nil {
+		return nil, err
+	}
+	return newBare(from, to), nil
 }
 
 // runBareDirectChild runs the least of direct routing on the one device inherited: all frames are for

@@ -50,11 +50,11 @@ func TestBareTranslates(t *testing.T) {
 			{"neither", client, netip.MustParseAddrPort("192.0.2.1:80"), client, netip.MustParseAddrPort("192.0.2.1:80")},
 		} {
 			got, want := tcpFrame(tt.src, tt.dst, partial), tcpFrame(tt.wantSrc, tt.wantDst, partial)
-			b.translate(got)
+			b.frame(got)
 			if !bytes.Equal(got, want) {
 				t.Errorf("%s, partial %t:\ngot  % x\nwant % x", tt.name, partial, got, want)
 			}
 		}
 	}
-	b.translate(make([]byte, packet.VnetLen+8)) // too short for anything: no panic
+	b.frame(make([]byte, packet.VnetLen+8)) // too short for anything: no panic
 }

@@ -29,6 +29,9 @@ const (
 	childBare   = childPrefix + "bare"
 
 	childBareDirect = childPrefix + "bare-dr"
+	childRing       = childPrefix + "ring"
+	childWireguard  = childPrefix + "wireguard"
+	childAwake      = childPrefix + "awake"
 )
 
 // Commands to client and server, a line each on their standard input; they answer with a line of JSON.
@@ -55,7 +58,11 @@ type counters struct {
 func runChild(mode string, args []string) error {
 	runtime.GOMAXPROCS(2) // one to work, one for the runtime's own purposes
 	runtime.LockOSThread()
-	if run, ok := map[string]func([]string) error{childBare: runBareChild, childBareDirect: runBareDirectChild}[mode]; ok {
+	run, ok := map[string]func([]string) error{
+		childBare: runBareChild, childBareDirect: runBareDirectChild, childRing: runRingChild,
+		childWireguard: runWireguardChild, childAwake: runAwakeChild,
+	}[mode]
+	if ok {
 		runtime.GOMAXPROCS(runtime.NumCPU()) // as tunlb has it
 		return run(args)
 	}

@@ -24,8 +24,11 @@ type client struct {
 	samples []time.Duration // of the load idle, bounded by its pace
 }
 
-// idlePace is the pause between two requests of the load idle.
-const idlePace = time.Millisecond
+// The load idle sends a request every idlePace, idleRequests of them at least: enough for a p99.
+const (
+	idlePace     = time.Millisecond
+	idleRequests = 2000
+)
 
 func newClient(l *loop, target netip.AddrPort) *client {
 	return &client{loop: l, target: sockaddr(target), conns: map[int]*clientConn{}, marked: time.Now()}

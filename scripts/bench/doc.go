@@ -1,8 +1,12 @@
 // Command bench compares ways through a load balancer on one machine: plain forwarding, the kernel's
-// own DNAT (nft), tunlb on a TUN device and as a virtual router, the bare loop of tunlb's design without
-// table and checks, HAProxy and nginx; and, where client and server are on one Ethernet segment, the kernel's
-// bridge, tunlb's direct routing on a TAP, on an interface and between two TAPs, and the bare loop of that.
+// own DNAT (nft), tunlb on a TUN device, as a virtual router, on the box's own interfaces and with the kernel
+// carrying what is established, HAProxy and nginx; and, where client and server are on one Ethernet segment, the kernel's
+// bridge, tunlb's direct routing on a TAP, on an interface and between two TAPs. Beside each way there is the bare
+// loop of it, without table and checks (bare.go, ring.go), and that of wireguard/tun (wireguard.go).
 // `make bench` runs it.
+//
+// Samples (measure.go) become figures (figures.go), and these tables (report.go), verdicts on targets
+// (targets.go; of Go benchmarks gobench.go), a record that later runs are compared with (record.go), and a chart (chart.go).
 //
 //	client 198.51.100.7 ── 198.51.100.1 LB 192.168.0.100 ── 192.168.0.10:8080 server
 //	                        203.0.113.22:80 is the VIP

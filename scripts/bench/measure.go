@@ -42,6 +42,14 @@ const (
 	settle = 100 * time.Millisecond // about what ending a load takes
 )
 
+// length is how long the load is measured. A p99 takes many requests, however short the other loads are.
+func (l load) length(o options) time.Duration {
+	if l.kind == kindIdle && !o.quick {
+		return max(o.time, idleRequests*idlePace)
+	}
+	return o.time
+}
+
 // sample is one load over one subject in one round. Bytes and requests are counted where they
 // arrive: requests and what is sent down at the client, what is sent up at the server.
 type sample struct {
@@ -71,7 +79,7 @@ func measureAll(ctx context.Context, o options, stands []*stand) ([]sample, erro
 			l := o.loads[(round+i)%len(o.loads)]
 			for j := range stands {
 				s := stands[(round+i+j)%len(stands)]
-				got, err := measure(ctx, s, l, o.time)
+				got, err := measure(ctx, s, l, o)
 				if ctx.Err() != nil {
 					return samples, ctx.Err() // whatever err is: the signal may have reached the children
 				}
@@ -87,7 +95,14 @@ func measureAll(ctx context.Context, o options, stands []*stand) ([]sample, erro
 	return samples, nil
 }
 
-func measure(ctx context.Context, s *stand, l load, length time.Duration) (got sample, err error) {
+func measure(ctx context.Context, s *stand, l load, o options) (got sample, err error) {
+	if l.kind == kindIdle && !o.halting {
+		release, err := keepAwake()
+		if err != nil {
+			return got, err
+		}
+		defer release()
+	}
 	if _, err := s.client.call(cmdStart, l.kind, l.streams); err != nil {
 		return got, err
 	}
@@ -104,7 +119,7 @@ func measure(ctx context.Context, s *stand, l load, length time.Duration) (got s
 	if _, err := s.client.call(cmdMark); err != nil {
 		return got, err
 	}
-	if err := sleep(ctx, length); err != nil {
+	if err := sleep(ctx, l.length(o)); err != nil {
 		return got, err
 	}
 	atServer, err := s.server.call(cmdReport)

@@ -27,12 +27,13 @@ func TestLoads(t *testing.T) {
 		t.Skip(err)
 	}
 	for _, sub := range allSubjects {
-		if !slices.Contains([]string{"direct", "bare", "bare-router", "bridge", "bare-dr"}, sub.name) {
+		if !slices.Contains([]string{"direct", "bare", "bare-router", "bare-packet", "wireguard", "bridge", "bare-dr"}, sub.name) {
 			continue
 		}
 		t.Run(sub.name, func(t *testing.T) {
 			ctx := context.Background()
-			s, err := setUp(ctx, sub, options{dir: t.TempDir()})
+			o := options{dir: t.TempDir(), time: 100 * time.Millisecond, quick: true}
+			s, err := setUp(ctx, sub, o)
 			var missing *missingError
 			if errors.As(err, &missing) {
 				t.Skip(err)
@@ -41,7 +42,7 @@ func TestLoads(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, l := range allLoads {
-				got, err := measure(ctx, s, l, 100*time.Millisecond)
+				got, err := measure(ctx, s, l, o)
 				if err != nil {
 					t.Errorf("%s: %v", l, err)
 				}

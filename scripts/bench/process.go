@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tunlb/tunlb/labnet/netns"
 )
 
@@ -57,6 +59,25 @@ func (p *process) said() string {
 		return ""
 	}
 	return p.output.String()
+}
+
+// cannot tells that the process has ended since this machine cannot do what it is to do.
+func (p *process) cannot() bool { return p.cmd.ProcessState.ExitCode() == netns.ExitUnsupported }
+
+// end lets the process end in its own way, which writes its profile.
+func (p *process) end() error {
+	if err := p.alive(); err != nil {
+		return err
+	}
+	if err := p.cmd.Process.Signal(unix.SIGTERM); err != nil {
+		return err
+	}
+	select {
+	case <-p.ended:
+		return p.err
+	case <-time.After(10 * time.Second):
+		return fmt.Errorf("%s does not end%s", p.cmd.Path, p.said())
+	}
 }
 
 func (p *process) stop() {

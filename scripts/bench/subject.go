@@ -38,6 +38,10 @@ var allSubjects = []subject{
 	{name: "bare", what: "the same way over one TUN, fixed translation, no table, no checks", tun: true, start: startBare},
 	{name: "tunlb-router", what: "NAT as a virtual router, a TUN in the client's and in the server's namespace", tun: true, router: true, start: startTunlbRouter},
 	{name: "bare-router", what: "the bare loop as a virtual router", tun: true, router: true, start: startBareRouter},
+	{name: "tunlb-packet", what: "NAT over rings on the box's two interfaces, no TUN", start: startTunlbPacket},
+	{name: "bare-packet", what: "the bare loop over a ring on each of the box's interfaces: MACs given, no routes", start: startBarePacket},
+	{name: "tunlb-kernel", what: "NAT over one TUN that hands established connections to the kernel (fastpath: kernel)", tun: true, start: startTunlbKernel},
+	{name: "wireguard", what: "the bare loop over wireguard/tun's Device.Read and Write: super-packets split and put together again", tun: true, start: startWireguard},
 	{name: "haproxy", what: "mode tcp, its default of a thread per CPU", start: startHAProxy},
 	{name: "nginx", what: "stream, worker_processes auto (one per CPU)", start: startNginx},
 	{name: "bridge", what: "client and server on one segment, the kernel's bridge between them", segment: true, direct: true, start: startBridge},
@@ -86,6 +90,7 @@ type stand struct {
 	client, server        *child
 	process               *process // the subject's, nil if it is in the kernel
 	version               string
+	profile               string // where tunlb writes a CPU profile, if it is to
 	closers               []func() error
 }
 
@@ -205,6 +210,9 @@ func (s *stand) awaitWay(ctx context.Context, target netip.AddrPort) error {
 			return nil
 		}
 		if alive := s.process.alive(); alive != nil {
+			if s.process.cannot() {
+				return missing("%v", alive)
+			}
 			return alive
 		}
 		select {
@@ -222,6 +230,9 @@ func (s *stand) close() error {
 		if c != nil {
 			errs = append(errs, c.close())
 		}
+	}
+	if s.process != nil && s.profile != "" {
+		errs = append(errs, s.process.end())
 	}
 	if s.process != nil {
 		s.process.stop()

@@ -8,7 +8,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"strconv"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,16 @@ func startTunlb(ctx context.Context, s *stand, o options) error {
 	return s.runTunlb(ctx, o, fmt.Sprintf("- {name: tunlb0, addresses: [%s]}", tunAddr))
 }
 
+func startTunlbKernel(ctx context.Context, s *stand, o options) error {
+	return s.runTunlb(ctx, o, fmt.Sprintf("- {name: tunlb0, addresses: [%s]}", tunAddr), "fastpath: kernel")
+}
+
+func startTunlbPacket(ctx context.Context, s *stand, o options) error {
+	return s.runTunlb(ctx, o, `
+  - {name: outer, type: packet}
+  - {name: inner, type: packet}`)
+}
+
 func startTunlbRouter(ctx context.Context, s *stand, o options) error {
 	return s.runTunlb(ctx, o, fmt.Sprintf(`
   - {name: clients, netns: %s, addresses: [%s], router: [%s]}
@@ -27,7 +38,8 @@ func startTunlbRouter(ctx context.Context, s *stand, o options) error {
 		s.clientNS.Path(), clientAddr, outerAddr.Addr(), s.serveNS.Path(), serverAddr, innerAddr.Addr()))
 }
 
-func (s *stand) runTunlb(ctx context.Context, o options, ports string) error {
+// runTunlb runs tunlb with these ports and with further lines of its configuration.
+func (s *stand) runTunlb(ctx context.Context, o options, ports string, more ...string) error {
 	if _, err := os.Stat(o.tunlb); err != nil {
 		return fmt.Errorf("%w: run `make build`, or say -tunlb PATH", err)
 	}
@@ -42,44 +54,55 @@ ports:
 services:
   - {listen: %s/tcp, mode: %s, scheduler: rr, servers: [%s]}
 control: {socket: %s/tunlb.sock}
-`, ports, vip, mode, s.realServer(), s.dir))
+%s
+`, ports, vip, mode, s.realServer(), s.dir, strings.Join(more, "\n")))
 	if err != nil {
 		return err
 	}
-	s.process, err = startProcess(s.lb.Command(ctx, o.tunlb, "run", "-f", config), o.verbose)
+	args := []string{"run", "-f", config}
+	if o.profile != "" {
+		s.profile = filepath.Join(o.profile, s.name+".pprof")
+		args = append(args, "--cpuprofile", s.profile)
+	}
+	s.process, err = startProcess(s.lb.Command(ctx, o.tunlb, args...), o.verbose)
 	return err
 }
 
 // startBare leads the packets to the bare loop in the way tunlb leads them to itself, rules and all.
 func startBare(ctx context.Context, s *stand, o options) error {
-	return s.runBare(ctx, o, bareDevice{s.lb, kernel.State{
+	return s.runLoop(ctx, o, childBare, []string{vip.String(), server.String(), "1"}, s.boxDevice())
+}
+
+func startBareRouter(ctx context.Context, s *stand, o options) error {
+	return s.runLoop(ctx, o, childBare, []string{vip.String(), server.String(), "2"},
+		loopDevice{s.clientNS, kernel.State{Device: "clients", Addresses: []netip.Prefix{clientAddr}, Routes: []netip.Prefix{everywhere}}},
+		loopDevice{s.serveNS, kernel.State{Device: "servers", Addresses: []netip.Prefix{serverAddr}, Routes: []netip.Prefix{everywhere}}})
+}
+
+// loopDevice is a TUN of a loop without tables, and what its kernel is to be told.
+type loopDevice struct {
+	ns    *netns.NS
+	state kernel.State
+}
+
+// boxDevice is the one TUN on the box.
+func (s *stand) boxDevice() loopDevice {
+	return loopDevice{s.lb, kernel.State{
 		Device:    "bare0",
 		Addresses: []netip.Prefix{tunAddr},
 		Routed:    true,
 		VIPs:      []kernel.VIP{{Addr: vip.Addr(), Ports: []kernel.PortProto{{Proto: unix.IPPROTO_TCP, First: vip.Port(), Last: vip.Port()}}}},
 		Servers:   []kernel.Server{{Addr: server.Addr(), Proto: unix.IPPROTO_TCP, First: server.Port(), Last: server.Port()}},
-	}})
+	}}
 }
 
-func startBareRouter(ctx context.Context, s *stand, o options) error {
-	return s.runBare(ctx, o,
-		bareDevice{s.clientNS, kernel.State{Device: "clients", Addresses: []netip.Prefix{clientAddr}, Routes: []netip.Prefix{everywhere}}},
-		bareDevice{s.serveNS, kernel.State{Device: "servers", Addresses: []netip.Prefix{serverAddr}, Routes: []netip.Prefix{everywhere}}})
-}
-
-// bareDevice is a TUN of the bare loop and what its kernel is to be told.
-type bareDevice struct {
-	ns    *netns.NS
-	state kernel.State
-}
-
-// runBare makes the devices and hands their descriptors to the loop, which knows nothing of namespaces.
-func (s *stand) runBare(ctx context.Context, o options, devices ...bareDevice) error {
+// runLoop makes the devices and hands their descriptors to the loop, which knows nothing of namespaces.
+func (s *stand) runLoop(ctx context.Context, o options, mode string, args []string, devices ...loopDevice) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	cmd := s.lb.Command(ctx, self, childBare, vip.String(), server.String(), strconv.Itoa(len(devices)))
+	cmd := s.lb.Command(ctx, self, append([]string{mode}, args...)...)
 	defer func() {
 		for _, f := range cmd.ExtraFiles {
 			f.Close() // the loop has its own

@@ -2,86 +2,13 @@ package kernel
 
 import (
 	"encoding/binary"
-	"errors"
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
-
-// hop asks which way the box itself would send to addr. A question without a protocol is one about UDP, which our own
-// rules lead to the device at some addresses of the box: its answer says so by its table.
-func (k *Kernel) hop(addr netip.Addr) (hop, error) {
-	family := familyOf(addr)
-	question := &nl.RtMsg{RtMsg: unix.RtMsg{Family: family, Dst_len: uint8(addr.BitLen())}}
-	if family == unix.AF_INET { // IPv6 names the table anyhow, and takes the flag for a mistake
-		question.Flags = unix.RTM_F_LOOKUP_TABLE
-	}
-	answer, err := k.ask(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, question, nl.NewRtAttr(unix.RTA_DST, addr.AsSlice()))
-	for _, no := range []error{
-		unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL, // none, unreachable, prohibited, blackhole
-		unix.EAFNOSUPPORT, unix.EOPNOTSUPP, // the kernel has no such family
-	} {
-		if errors.Is(err, no) {
-			return hop{down: NoRoute}, nil
-		}
-	}
-	if err != nil {
-		return hop{}, err
-	}
-	route, err := decodeRoute(answer)
-	if err != nil || route.table != table {
-		return decodeHop(answer, addr)
-	}
-	locals, err := k.routes(family, unix.RT_TABLE_LOCAL, 0)
-	if err != nil {
-		return hop{}, err
-	}
-	if slices.ContainsFunc(locals, func(r routeEntry) bool { return r.kind == unix.RTN_LOCAL && r.dst.Contains(addr) }) {
-		return hop{down: Box}, nil
-	}
-	return hop{down: NoRoute}, nil
-}
-
-func decodeHop(m []byte, addr netip.Addr) (hop, error) {
-	h := hop{station: station{addr: addr}}
-	header := nl.DeserializeRtMsg(m)
-	switch header.Type {
-	case unix.RTN_UNICAST:
-	case unix.RTN_LOCAL:
-		return hop{down: Box}, nil
-	default:
-		return hop{down: NoRoute}, nil
-	}
-	attrs, err := nl.ParseRouteAttr(m[header.Len():])
-	if err != nil {
-		return h, err
-	}
-	for _, a := range attrs {
-		switch a.Attr.Type {
-		case unix.RTA_OIF:
-			h.link = int(u32(a.Value))
-		case unix.RTA_GATEWAY:
-			h.addr, _ = netip.AddrFromSlice(a.Value)
-		case unix.RTA_VIA: // an IPv6 gateway of IPv4: the family, and the address
-			h.addr, _ = netip.AddrFromSlice(a.Value[2:])
-		case unix.RTA_METRICS:
-			metrics, err := nl.ParseRouteAttr(a.Value)
-			if err != nil {
-				return h, err
-			}
-			for _, m := range metrics {
-				if m.Attr.Type == unix.RTAX_MTU {
-					h.mtu = int(u32(m.Value))
-				}
-			}
-		}
-	}
-	return h, nil
-}
 
 // neighbour is the kernel's entry for a station; its zero value is none.
 type neighbour struct {
@@ -108,25 +35,25 @@ func (k *Kernel) use(s station) error {
 	})
 }
 
-// decodeNeighbour reads struct ndmsg: family (1), padding (3), interface (4), state (2), flags (1), type (1).
+// decodeNeighbour reads struct ndmsg: family (1), padding (3), interface (4), state (2), flags (1), type (1). What is no
+// neighbour that packets go to is an error: a bridge's table, an address that the kernel answers for.
 func decodeNeighbour(m []byte) (s station, e neighbour, err error) {
-	if len(m) < unix.SizeofNdMsg {
+	if len(m) < unix.SizeofNdMsg || m[0] != unix.AF_INET && m[0] != unix.AF_INET6 || m[10]&unix.NTF_PROXY != 0 {
 		return s, e, unix.EBADMSG
 	}
 	s.link, e.state = int(u32(m[4:])), binary.NativeEndian.Uint16(m[8:])
-	attrs, err := nl.ParseRouteAttr(m[unix.SizeofNdMsg:])
-	if err != nil {
-		return s, e, err
-	}
-	for _, a := range attrs {
-		switch a.Attr.Type {
+	for t, v := range attributes(m[unix.SizeofNdMsg:]) {
+		switch t {
 		case netlink.NDA_DST:
-			s.addr, _ = netip.AddrFromSlice(a.Value)
+			s.addr, _ = netip.AddrFromSlice(v)
 		case netlink.NDA_LLADDR:
-			if len(a.Value) == len(e.mac) {
-				e.mac = [6]byte(a.Value)
+			if len(v) == len(e.mac) {
+				e.mac = [6]byte(v)
 			}
 		}
+	}
+	if !s.addr.IsValid() || s.addr.IsMulticast() {
+		return s, e, unix.EBADMSG
 	}
 	return s, e, nil
 }

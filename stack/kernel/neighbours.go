@@ -3,7 +3,6 @@ package kernel
 import "net/netip"
 
 // Way is how packets leave for an address: what to write into the Ethernet header, and where to send the frame.
-// The zero value leads nowhere, as nobody has asked.
 type Way struct {
 	// Down says why no frame may be sent; Up (0) if one may. The following are valid as far as they are known.
 	Down Down
@@ -24,7 +23,7 @@ type Down uint8
 
 const (
 	Up         Down = iota
-	Unfollowed      // nobody follows the address
+	Unfollowed      // the Neighbours is closed
 	Box             // the address is the box's own
 	NoRoute         // the box has no route, or one that forbids it
 	NoEthernet      // the route leads through an interface that has no MAC addresses: a TUN, say
@@ -34,7 +33,7 @@ const (
 )
 
 var downs = [...]string{
-	Up: "up", Unfollowed: "not followed", Box: "an address of this box", NoRoute: "no route",
+	Up: "up", Unfollowed: "nobody looks any more", Box: "an address of this box", NoRoute: "no route",
 	NoEthernet: "the route leads through no Ethernet interface", LinkDown: "the interface is down",
 	Resolving: "asking for its MAC", Failed: "does not answer for its address",
 }

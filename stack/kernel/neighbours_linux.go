@@ -4,202 +4,333 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"net/netip"
 	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
-// Neighbours follows where the kernel of one network namespace would send packets for some addresses: by its routes,
-// to which next hop, at which MAC. It changes nothing but that it has the kernel find its neighbours. Safe for
+// Neighbours says where the kernel of one network namespace would send packets, for any address: by its rules and
+// routes, to which next hop, at which MAC. It changes nothing but that it has the kernel find its neighbours. Safe for
 // concurrent use; whoever opened it closes it.
 //
-// A MAC holds good until the kernel has another one or has given the neighbour up: an entry that merely has to make
-// room for others costs no packet. It takes Linux 5.0. For IPv6 the kernel asks nobody on an interface that has no
-// link-local address.
+// It keeps a copy of what the kernel knows, so that Way asks nobody. Interfaces and neighbours are in it as soon as the kernel
+// tells of them. Rules and routes are read as a whole, at once after a change, and then not again before ten times what
+// reading takes: a router's tables change all the time.
+//
+// Gateways that routes lead to, and the addresses that Follow has been told, are found out beforehand and kept fresh. Of other
+// neighbours the kernel is asked when somebody first wants to send to them: that takes a moment, and costs a flood of made-up
+// ones its own packets. A MAC holds good until the kernel has another one or has given the neighbour up: an entry that
+// merely has to make room for others costs no packet. It takes Linux 5.0. For IPv6 the kernel asks nobody on an interface
+// that has no link-local address.
 type Neighbours struct {
-	k      *Kernel // to ask; it applies nothing
-	socket *nl.NetlinkSocket
-	ways   atomic.Pointer[map[[16]byte]Way] // never changed once it is here
+	k        *Kernel // to ask about neighbours; it applies nothing
+	routes   *Kernel // to read routes, which takes long
+	told     *feed   // of interfaces and neighbours
+	changed  *feed   // of rules and routes
+	world    atomic.Pointer[world]
+	contacts *contacts
+	none     path // where there is no route
+
+	unsettled atomic.Bool // routes are to be read once more
 
 	changes chan struct{} // for the user; one is pending at most
-	hurry   chan struct{} // a round is due before its time; likewise
+	due     chan struct{} // contacts are to be asked for; likewise
+	read    chan struct{} // routes are to be read; likewise
+	drained chan struct{} // their feed is empty; likewise
+	wanted  chan station  // that somebody wants to send to, and nothing is known of
 	done    chan struct{}
 	ended   sync.WaitGroup
 
-	mu       sync.Mutex // guards the following, held while the kernel is asked
+	mu       sync.Mutex // guards the following and what contacts say; never held while the kernel is asked
 	closed   bool
 	followed []netip.Addr
-	routes   map[netip.Addr]hop
-	stations map[station]resolved
-	links    map[int]link
+	devices  map[int]*device
+	hurry    []*contact // to be asked for at once
+	pending  int        // contacts that are
+	round    uint64     // of reading routes
+	inForce  uint64     // the round of the world
 }
 
-const (
-	// refresh is how often all is looked at, whether or not the kernel has told of changes, and how often neighbours are
-	// asked for again that have failed.
-	refresh = 3 * time.Second
-	// pause is the least time between rounds, whatever happens: a router's tables change all the time.
-	pause = time.Second
-)
-
-// hop is what a route says: a station to send to, or why there is none.
-type hop struct {
-	station
-	down Down
-	mtu  int // 0 is the interface's
-}
-
-// station is a neighbour at an interface.
-type station struct {
-	link int
-	addr netip.Addr
-}
-
-// resolved is what is known of a station.
-type resolved struct {
-	mac    [6]byte
-	known  bool
-	failed bool
-}
-
-type link struct {
-	name         string
-	mac          [6]byte
-	mtu          int
-	ethernet, up bool
-}
-
-// OpenNeighbours gets ready to follow addresses in the network namespace at nsPath; "" is the caller's.
-func OpenNeighbours(nsPath string) (*Neighbours, error) {
-	k, err := Open(nsPath)
+// OpenNeighbours copies what the kernel of the network namespace at nsPath knows; "" is the caller's.
+func OpenNeighbours(nsPath string) (_ *Neighbours, err error) {
+	n := &Neighbours{
+		contacts: newContacts(), devices: map[int]*device{}, none: path{down: NoRoute},
+		changes: make(chan struct{}, 1), due: make(chan struct{}, 1), read: make(chan struct{}, 1), drained: make(chan struct{}, 1),
+		wanted: make(chan station, 64), done: make(chan struct{}),
+	}
+	defer func() {
+		if err != nil {
+			n.release()
+			err = fmt.Errorf("copy the kernel's routes and neighbours: %w", err)
+		}
+	}()
+	if n.k, err = Open(nsPath); err != nil {
+		return nil, err
+	}
+	if n.routes, err = Open(nsPath); err != nil {
+		return nil, err
+	}
+	if n.told, err = n.k.feed(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH); err != nil {
+		return nil, err
+	}
+	n.changed, err = n.k.feed(unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+		unix.RTNLGRP_NEXTHOP, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
 	if err != nil {
 		return nil, err
 	}
-	n := &Neighbours{k: k, changes: make(chan struct{}, 1), hurry: make(chan struct{}, 1), done: make(chan struct{})}
-	n.ways.Store(&map[[16]byte]Way{})
-	err = k.inside(func() (err error) {
-		n.socket, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
-			unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_NEXTHOP)
-		return err
-	})
-	if err != nil {
-		k.release()
-		return nil, fmt.Errorf("follow neighbours: %w", err)
+	if err = n.survey(); err != nil {
+		return nil, err
 	}
-	n.ended.Add(2)
+	if err = n.copyRoutes(); err != nil {
+		return nil, err
+	}
+	n.ended.Add(4)
 	go n.listen()
+	go n.hear()
+	go n.copy()
 	go n.keep()
 	return n, nil
 }
 
-// Follow replaces the addresses that are followed. When it returns the kernel has been asked: what it knows already
-// is there. An error says whom it could not be asked about; those are followed all the same.
+// Follow replaces the addresses whose next hops are kept fresh besides the gateways. When it returns the kernel has been asked:
+// what it knows already is there. An error says whom it could not be asked about; those are followed all the same.
 func (n *Neighbours) Follow(addrs []netip.Addr) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed {
-		return os.ErrClosed
-	}
-	n.followed = nil
+	var list []netip.Addr
 	for _, a := range addrs {
 		if a = a.Unmap().WithZone(""); a.IsValid() {
-			n.followed = append(n.followed, a)
+			list = append(list, a)
 		}
 	}
-	slices.SortFunc(n.followed, netip.Addr.Compare)
-	n.followed = slices.Compact(n.followed)
-	return n.roundLocked()
+	slices.SortFunc(list, netip.Addr.Compare)
+	n.mu.Lock()
+	if n.closed {
+		n.mu.Unlock()
+		return os.ErrClosed
+	}
+	n.followed = slices.Compact(list)
+	n.pinLocked()
+	ask := n.hurry
+	n.hurry = nil
+	n.ended.Add(1)
+	defer n.ended.Done()
+	n.mu.Unlock()
+	var errs []error
+	for _, c := range ask {
+		errs = append(errs, n.ask(c))
+	}
+	return errors.Join(errs...)
 }
 
-// Way is how packets leave for addr (IPv4 as ::ffff:a.b.c.d), or why they don't. It waits for nobody.
+// Way is how packets leave for addr (IPv4 as ::ffff:a.b.c.d), or why they don't. It waits for nobody and allocates nothing.
+// To have asked counts as a wish to send: the kernel is made to find the next hop's MAC, and not to forget it.
 func (n *Neighbours) Way(addr [16]byte) Way {
-	w, found := (*n.ways.Load())[addr]
-	if !found {
-		w.Down = Unfollowed
+	a := netip.AddrFrom16(addr).Unmap()
+	if astray(a) {
+		return Way{Down: NoRoute}
+	}
+	r := n.world.Load().route(a, &n.none)
+	if r.down != Up {
+		return Way{Down: r.down, Local: r.down == Box}
+	}
+	h := &r.hops[0]
+	if len(r.hops) > 1 {
+		h = n.choose(r, &addr)
+	}
+	l := h.device.state.Load()
+	w := Way{Link: h.device.index, Name: l.name, MTU: l.mtu, Source: l.mac, Next: a}
+	if h.mtu > 0 {
+		w.MTU = min(w.MTU, h.mtu)
+	}
+	c := h.gateway
+	if c != nil {
+		w.Next = c.addr
+	}
+	switch {
+	case !l.up:
+		w.Down = LinkDown
+		return w
+	case !l.ethernet || h.wrapped:
+		w.Down = NoEthernet
+		return w
+	case c == nil:
+		c = n.contacts.find(w.Link, &addr)
+	}
+	if c == nil {
+		n.want(station{w.Link, a})
+		w.Down = Resolving
+		return w
+	}
+	c.touch()
+	switch word := c.word.Load(); {
+	case word&known != 0:
+		w.MAC = unpackMAC(word)
+	case word&failed != 0:
+		w.Down = Failed
+	default:
+		if word&sought == 0 {
+			n.want(c.station)
+		}
+		w.Down = Resolving
 	}
 	return w
 }
 
+// astray are destinations that nothing is forwarded to. A link-local address of IPv6 does not even say on which link.
+func astray(a netip.Addr) bool {
+	return a.IsMulticast() || a.IsUnspecified() || a.Is6() && a.IsLinkLocalUnicast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+// want has the kernel asked for a station, unless so many wait already that it can't be soon.
+func (n *Neighbours) want(s station) {
+	select {
+	case n.wanted <- s:
+	default:
+	}
+}
+
+// choose is the next hop of several. A balanced route's depends on the destination alone; where that one is no good
+// its flows, and no others, are spread among the rest.
+func (n *Neighbours) choose(r *path, addr *[16]byte) *hop {
+	if !r.balanced {
+		for i := range r.hops {
+			if n.good(&r.hops[i], addr) {
+				return &r.hops[i]
+			}
+		}
+		return &r.hops[0]
+	}
+	h := mix(addr, 0)
+	first := weigh(r.hops, h>>32, func(*hop) bool { return true })
+	if n.good(first, addr) {
+		return first
+	}
+	if other := weigh(r.hops, h&0xffffffff, func(h *hop) bool { return n.good(h, addr) }); other != nil {
+		return other
+	}
+	return first
+}
+
+// weigh picks one of the hops that may be, by weight; nil if there is none.
+func weigh(hops []hop, hash uint64, may func(*hop) bool) *hop {
+	total := uint64(0)
+	for i := range hops {
+		if may(&hops[i]) {
+			total += uint64(hops[i].weight)
+		}
+	}
+	at := hash * total >> 32
+	for i := range hops {
+		if h := &hops[i]; may(h) {
+			if at < uint64(h.weight) {
+				return h
+			}
+			at -= uint64(h.weight)
+		}
+	}
+	return nil
+}
+
+// good says that nothing is known against a hop.
+func (n *Neighbours) good(h *hop, addr *[16]byte) bool {
+	c := h.gateway
+	if c == nil {
+		c = n.contacts.find(h.device.index, addr)
+	}
+	return h.device.carries() && !h.wrapped && (c == nil || c.word.Load()&failed == 0)
+}
+
 // Ways are those of all addresses that are followed, as of now.
 func (n *Neighbours) Ways() iter.Seq2[netip.Addr, Way] {
-	ways := *n.ways.Load()
+	n.mu.Lock()
+	followed := n.followed
+	n.mu.Unlock()
 	return func(yield func(netip.Addr, Way) bool) {
-		for a, w := range ways {
-			if !yield(netip.AddrFrom16(a).Unmap(), w) {
+		for _, a := range followed {
+			if !yield(a, n.Way(a.As16())) {
 				return
 			}
 		}
 	}
 }
 
-// Changes has something to receive when a way has changed since the last time. It is never closed.
+// Unheeded are commands that show the policy rules that may lead packets elsewhere than Way says: those that depend on more than the
+// destination, such as the source or the interface that a packet has come by, and have routes of their own.
+func (n *Neighbours) Unheeded() []string { return n.world.Load().unheeded }
+
+// Changes has something to receive when any way may have changed since the last time. It is never closed.
 func (n *Neighbours) Changes() <-chan struct{} { return n.changes }
 
-// Close ends all following: no way leads anywhere then. A second Close does nothing.
+// Close ends it: no way leads anywhere then. A second Close does nothing.
 func (n *Neighbours) Close() error {
 	n.mu.Lock()
 	if n.closed {
 		n.mu.Unlock()
 		return nil
 	}
-	n.closed = true
-	n.ways.Store(&map[[16]byte]Way{})
+	n.closed, n.followed = true, nil
+	n.world.Store(nowhere())
 	n.mu.Unlock()
 	close(n.done)
-	n.socket.Close()
+	n.told.Close()
+	n.changed.Close()
 	n.ended.Wait()
-	n.k.release()
+	n.release()
 	return nil
 }
 
-// keep makes rounds until Close.
-func (n *Neighbours) keep() {
-	defer n.ended.Done()
-	regular := time.NewTicker(refresh)
-	defer regular.Stop()
-	for {
-		select {
-		case <-n.hurry:
-		case <-regular.C:
-		case <-n.done:
-			return
+func (n *Neighbours) release() {
+	for _, f := range []*feed{n.told, n.changed} {
+		if f != nil {
+			f.Close()
 		}
-		n.mu.Lock()
-		if !n.closed {
-			_ = n.roundLocked() // the next one does better, or nobody can
-		}
-		n.mu.Unlock()
-		select {
-		case <-time.After(pause):
-		case <-n.done:
-			return
+	}
+	for _, k := range []*Kernel{n.k, n.routes} {
+		if k != nil {
+			k.release()
 		}
 	}
 }
 
-// listen takes in what the kernel tells until Close. Should the socket fail, keep's rounds find out the same, later.
-func (n *Neighbours) listen() {
+func pend(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // one is pending
+	}
+}
+
+const (
+	// routesPause is the least time between readings of the routes, and routesShare how many times what one takes passes
+	// before the next.
+	routesPause, routesShare = 20 * time.Millisecond, 10
+	// routesSettle is when routes are read once more after an interface has changed: the kernel tells of that before it has
+	// taken its routes away, and of these it does not tell.
+	routesSettle = 200 * time.Millisecond
+	// routesRefresh is when they are read at the latest, in case the kernel has told of no change.
+	routesRefresh, routesRefreshShare = time.Minute, 500
+)
+
+// hear has the routes read after changes, until Close. Of a storm it takes one message: the rest is thrown away when reading begins.
+func (n *Neighbours) hear() {
 	defer n.ended.Done()
 	for {
-		messages, _, err := n.socket.Receive()
+		_, err := n.changed.next()
 		switch {
-		case n.isDone(): // the errors of a closed socket are many
+		case n.isDone():
 			return
-		case errors.Is(err, unix.ENOBUFS): // messages were lost, perhaps the one that matters
-			n.wantRound()
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
+		case err != nil && !errors.Is(err, unix.ENOBUFS):
+			return // the refresh finds out, later
+		}
+		pend(n.read)
+		select {
+		case <-n.drained:
+		case <-n.done:
 			return
 		}
-		n.take(messages)
 	}
 }
 
@@ -212,154 +343,61 @@ func (n *Neighbours) isDone() bool {
 	}
 }
 
-func (n *Neighbours) wantRound() { pend(n.hurry) }
-
-func pend(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default: // one is pending
+// copy reads the routes when it is time to, until Close.
+func (n *Neighbours) copy() {
+	defer n.ended.Done()
+	next := time.NewTimer(routesRefresh)
+	defer next.Stop()
+	for {
+		select {
+		case <-n.read:
+		case <-next.C:
+		case <-n.done:
+			return
+		}
+		n.changed.drain()
+		pend(n.drained)
+		start := time.Now()
+		err := n.copyRoutes()
+		took := time.Since(start)
+		wait := max(routesRefresh, routesRefreshShare*took)
+		if err != nil {
+			wait = time.Second
+		} else if e := n.world.Load().expires; !e.IsZero() {
+			wait = min(wait, time.Until(e))
+		}
+		pause := max(routesPause, routesShare*took)
+		select {
+		case <-time.After(pause):
+		case <-n.done:
+			return
+		}
+		if n.unsettled.Swap(false) {
+			wait = min(wait, routesSettle)
+		}
+		next.Reset(max(wait-pause, 0))
 	}
 }
 
-// take notes what concerns us at once, and has the rest looked at in a round.
-func (n *Neighbours) take(messages []syscall.NetlinkMessage) {
+// copyRoutes reads the kernel's rules and routes, and puts them into force.
+func (n *Neighbours) copyRoutes() error {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	changed := false
-	for _, m := range messages {
-		switch m.Header.Type {
-		case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
-			s, e, err := decodeNeighbour(m.Data)
-			if _, ours := n.stations[s]; !ours || err != nil {
-				continue
-			}
-			n.noteLocked(s, e, m.Header.Type == unix.RTM_DELNEIGH)
-			changed = true
-		case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-			index, l, err := decodeLink(m.Data)
-			if _, ours := n.links[index]; !ours || err != nil {
-				continue
-			}
-			l.up = l.up && m.Header.Type == unix.RTM_NEWLINK
-			n.links[index] = l
-			changed = true
-			n.wantRound()
-		default: // routes and rules
-			n.wantRound()
-		}
-	}
-	if changed {
-		n.publishLocked()
-	}
-}
-
-// noteLocked notes what the kernel tells of a neighbour. An entry that is deleted by hand is called failed just before:
-// that says nothing about the neighbour, so the kernel is to ask it.
-func (n *Neighbours) noteLocked(s station, e neighbour, deleted bool) {
-	r := n.stations[s].after(e)
-	if deleted {
-		if r.failed = false; n.links[s.link].up {
-			_ = n.k.use(s)
-		}
-	}
-	n.stations[s] = r
-}
-
-// roundLocked asks the kernel for everything, and has it ask for the neighbours that it is not sure of.
-func (n *Neighbours) roundLocked() error {
-	var errs []error
-	routes, links, stations := map[netip.Addr]hop{}, map[int]link{}, map[station]resolved{}
-	for _, addr := range n.followed {
-		h, err := n.k.hop(addr)
-		if err != nil { // no answer at all, rather than a bad one
-			errs = append(errs, fmt.Errorf("%s route get %s: %w", ip(familyOf(addr)), addr, err))
-			if h = n.routes[addr]; h == (hop{}) {
-				h.down = NoRoute
-			}
-		}
-		routes[addr] = h
-		if h.down != Up {
-			continue
-		}
-		if _, asked := links[h.link]; !asked {
-			if l, err := n.k.link(h.link); err == nil {
-				links[h.link] = l
-			}
-		}
-		if _, asked := stations[h.station]; !asked && links[h.link].up && links[h.link].ethernet {
-			r, err := n.lookLocked(h.station, links[h.link].name)
-			stations[h.station], errs = r, append(errs, err)
-		}
-	}
-	n.routes, n.links, n.stations = routes, links, stations
-	n.publishLocked()
-	return errors.Join(errs...)
-}
-
-// lookLocked looks at one neighbour, and has the kernel ask for it if it is not sure. One that is being asked for
-// is left alone, and so are those that the administrator has set: RTM_NEWNEIGH with NTF_USE takes the
-// permanence off an entry (Linux 5.16 and later) and then its MAC.
-func (n *Neighbours) lookLocked(s station, device string) (resolved, error) {
-	e, err := n.k.neighbour(s)
-	if errors.Is(err, unix.ENOENT) {
-		err = nil
-	}
-	if err == nil && e.state&^(unix.NUD_STALE|unix.NUD_FAILED) == 0 {
-		err = n.k.use(s)
-	}
+	n.round++
+	round := n.round
+	n.mu.Unlock()
+	r := reader{k: n.routes, now: time.Now(), device: n.device, contact: n.gateway}
+	w, err := r.read()
 	if err != nil {
-		err = fmt.Errorf("ip neigh get %s dev %s: %w", s.addr, device, err)
+		return err
 	}
-	return n.stations[s].after(e), err
-}
-
-// after is what is known after the kernel's entry.
-func (r resolved) after(e neighbour) resolved {
-	const valid = unix.NUD_PERMANENT | unix.NUD_NOARP | unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE
-	switch {
-	case e.state&valid != 0 && e.mac != [6]byte{}:
-		return resolved{mac: e.mac, known: true}
-	case e.state&unix.NUD_FAILED != 0:
-		return resolved{failed: true}
+	n.mu.Lock()
+	if !n.closed {
+		n.world.Store(w)
+		n.inForce = round
+		n.pinLocked()
 	}
-	return r // not there, or incomplete: in doubt as before
-}
-
-// publishLocked makes the ways known.
-func (n *Neighbours) publishLocked() {
-	if n.closed {
-		return
-	}
-	ways := make(map[[16]byte]Way, len(n.routes))
-	for addr, h := range n.routes {
-		ways[addr.As16()] = n.wayLocked(h)
-	}
-	if !maps.Equal(ways, *n.ways.Load()) {
-		n.ways.Store(&ways)
-		pend(n.changes)
-	}
-}
-
-func (n *Neighbours) wayLocked(h hop) Way {
-	if h.down != Up {
-		return Way{Down: h.down, Local: h.down == Box}
-	}
-	l := n.links[h.link]
-	w := Way{Link: h.link, Name: l.name, MTU: l.mtu, Source: l.mac, Next: h.addr}
-	if h.mtu > 0 {
-		w.MTU = min(w.MTU, h.mtu)
-	}
-	switch r := n.stations[h.station]; {
-	case !l.up:
-		w.Down = LinkDown
-	case !l.ethernet:
-		w.Down = NoEthernet
-	case r.known:
-		w.MAC = r.mac
-	case r.failed:
-		w.Down = Failed
-	default:
-		w.Down = Resolving
-	}
-	return w
+	n.mu.Unlock()
+	pend(n.due)
+	pend(n.changes)
+	return nil
 }

@@ -107,9 +107,7 @@ func TestWay(t *testing.T) {
 				t.Errorf("%s, the box's own (rules: %v): %+v", addr, routed, w)
 			}
 		}
-		if w := f.way("192.168.0.11"); w != (Way{Down: Unfollowed}) {
-			t.Errorf("an address that is not followed: %+v", w)
-		}
+		f.awaitDown("a neighbour that is not there", "192.168.0.11", Failed)
 		count := 0
 		for a, w := range f.Ways() {
 			if got := f.Way(a.As16()); got != w {
@@ -124,8 +122,8 @@ func TestWay(t *testing.T) {
 			t.Errorf("Way allocates %v times", n)
 		}
 		must(t, f.follow("fd00::10"))
-		if w := f.way("192.168.0.10"); w.Down != Unfollowed {
-			t.Errorf("followed no more: %+v", w)
+		if w := f.way("192.168.0.10"); !up(w) {
+			t.Errorf("followed no more, and used a moment ago: %+v", w)
 		}
 		if w := f.way("fd00::10"); !up(w) {
 			t.Errorf("followed on: %+v", w)

@@ -22,6 +22,9 @@ func (n *Neighbours) Way(addr [16]byte) Way { return Way{Down: Unfollowed} }
 // Ways has none.
 func (n *Neighbours) Ways() iter.Seq2[netip.Addr, Way] { return func(func(netip.Addr, Way) bool) {} }
 
+// Unheeded has none.
+func (n *Neighbours) Unheeded() []string { return nil }
+
 // Changes never has any.
 func (n *Neighbours) Changes() <-chan struct{} { return nil }
 

@@ -3,11 +3,15 @@ package packet
 import "net/netip"
 
 // Claim is what tunlb takes from an interface that is the box's own: the packets of services, and nothing of what
-// the box itself gets there. A plain value; the zero value takes nothing.
+// the box itself gets there. A plain value; the zero value takes nothing. NewTaker asks it of packets.
 //
-// Taken is, of TCP and UDP, what is for one of VIPs, and what is from one of Servers unless it is for one of Own;
-// ICMP errors about such packets; and later fragments (which show no port) of the protocols of VIPs for their addresses, and
-// of Servers from theirs.
+// Taken is, of TCP and UDP, what is for one of VIPs, and what is from one of Servers unless it is for one of Own.
+//
+// Of ICMP errors, those whose quoted packet came from one of VIPs, and those whose quoted packet went to one of Servers
+// unless the error is for one of Own.
+//
+// Later fragments show no port: of TCP and UDP, those for an address that VIPs have with that protocol, and those from
+// an address that Servers have with it, unless they are for one of Own.
 type Claim struct {
 	VIPs    []Endpoints
 	Servers []Endpoints
@@ -21,4 +25,12 @@ type Endpoints struct {
 	Addr        netip.Addr
 	Proto       uint8
 	First, Last uint16
+}
+
+// Ports are First and Last, or what they mean if both are 0.
+func (e Endpoints) Ports() (first, last uint16) {
+	if e.First == 0 && e.Last == 0 {
+		return 0, 65535
+	}
+	return e.First, e.Last
 }

@@ -79,13 +79,18 @@ func (d *Direct) Write(frame []byte, link int) error {
 		return os.ErrClosed
 	}
 	defer d.calls.leave()
+	return d.write(frame, link)
+}
+
+// write is called inside the gate.
+func (d *Direct) write(frame []byte, link int) error {
 	err := d.send(frame, link)
 	if (err == unix.EINVAL || err == unix.EMSGSIZE) && len(frame) >= packet.VnetLen && isGSO(frame) {
 		d.segmented.Add(1)
 		err = packet.Segment(packet.LinkEthernet, frame, func(segment []byte) error { return d.send(segment, link) })
 	}
 	if err != nil {
-		return d.wrap(err, link)
+		return d.wrapTo(link, err)
 	}
 	return nil
 }
@@ -95,8 +100,7 @@ func (d *Direct) send(frame []byte, link int) error {
 	if len(frame) < packet.VnetLen+packet.EthernetLen {
 		return unix.EINVAL
 	}
-	// The protocol is said, for what the queue discipline classifies by: kernels before 5.1 do not take it from the frame.
-	to := unix.RawSockaddrLinklayer{Family: unix.AF_PACKET, Ifindex: int32(link), Protocol: native.Uint16(frame[packet.VnetLen+12:])}
+	to := unix.RawSockaddrLinklayer{Family: unix.AF_PACKET, Ifindex: int32(link), Protocol: protocolOf(frame)}
 	for {
 		_, err := transferred(unix.RawSyscall6(unix.SYS_SENDTO, uintptr(d.fd),
 			uintptr(unsafe.Pointer(unsafe.SliceData(frame))), uintptr(len(frame)), 0,
@@ -113,13 +117,21 @@ func (d *Direct) send(frame []byte, link int) error {
 	}
 }
 
+// protocolOf is said for what the queue discipline classifies by: kernels before 5.1 do not take it from the frame.
+func protocolOf(frame []byte) uint16 {
+	if len(frame) < packet.VnetLen+packet.EthernetLen {
+		return 0
+	}
+	return native.Uint16(frame[packet.VnetLen+12:])
+}
+
 // awaitRoom returns nil when there may be room in the socket's queue, EAGAIN when time ran out.
 func (d *Direct) awaitRoom() error {
 	fds := [2]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLOUT}, {Fd: int32(d.wake), Events: unix.POLLIN}}
 	return poll(fds[:], writePatience)
 }
 
-func (d *Direct) wrap(err error, link int) error {
+func (d *Direct) wrapTo(link int, err error) error {
 	switch {
 	case err == os.ErrClosed:
 		return err

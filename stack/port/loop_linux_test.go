@@ -21,15 +21,19 @@ import (
 func forward(from, to Port) (super, longest int, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	buf := make([]byte, packet.BufferSize)
+	receive, frames := receiver(from), make([][]byte, 64)
+	burst := sender(to)
 	for {
-		n, err := from.Read(buf)
-		if err == nil {
-			if isGSO(buf) {
+		n, err := receive(frames)
+		for _, frame := range frames[:n] {
+			if isGSO(frame) {
 				super++
 			}
-			longest = max(longest, n-packet.VnetLen)
-			err = to.Write(buf[:n])
+			longest = max(longest, len(frame)-packet.VnetLen)
+			burst.Put(frame, 0)
+		}
+		if err == nil {
+			_, err = burst.Flush()
 		}
 		if errors.Is(err, os.ErrClosed) {
 			return super, longest, nil
@@ -38,6 +42,30 @@ func forward(from, to Port) (super, longest int, err error) {
 			return super, longest, fmt.Errorf("from %s to %s: %w", from.Name(), to.Name(), err)
 		}
 	}
+}
+
+// receiver brings frames as they come from a ring, or those of any other port one by one.
+func receiver(p Port) func(frames [][]byte) (int, error) {
+	if ring, ok := p.(Ring); ok {
+		return ring.Receive
+	}
+	buf := make([]byte, packet.BufferSize)
+	return func(frames [][]byte) (int, error) {
+		n, err := p.Read(buf)
+		if err != nil {
+			return 0, err
+		}
+		frames[0] = buf[:n]
+		return 1, nil
+	}
+}
+
+// sender sends frames together where the port can.
+func sender(p Port) Burst {
+	if ring, ok := p.(Ring); ok {
+		return ring.NewBurst()
+	}
+	return Singly(func(frame []byte, _ int) error { return p.Write(frame) })
 }
 
 // client (10.1.0.1) -- port a -- forward -- port b -- server (10.2.0.1),

@@ -94,7 +94,7 @@ type space struct {
 	gone bool // the test has given it up itself
 }
 
-func newSpace(t *testing.T) *space {
+func newSpace(t testing.TB) *space {
 	t.Helper()
 	if noKernel != "" {
 		t.Skip(noKernel)
@@ -150,7 +150,7 @@ func makeNetNS(path string) error {
 }
 
 // open opens a port in the namespace and closes it after the test.
-func (s *space) open(t *testing.T, cfg TUNConfig) Port {
+func (s *space) open(t testing.TB, cfg TUNConfig) Port {
 	t.Helper()
 	cfg.NetNS = s.path
 	p, err := OpenTUN(cfg)
@@ -170,7 +170,7 @@ func (s *space) open(t *testing.T, cfg TUNConfig) Port {
 
 // up sets a device up with an address of each family, 10.<subnet>.0.1/24 and
 // fd00:<subnet>::1/64, and routes all else through it.
-func (s *space) up(t *testing.T, device string, subnet int) {
+func (s *space) up(t testing.TB, device string, subnet int) {
 	t.Helper()
 	link, err := s.nl.LinkByName(device)
 	if err != nil {
@@ -202,7 +202,7 @@ func (s *space) up(t *testing.T, device string, subnet int) {
 
 // awaitLocal returns when the kernel takes packets to ip for its own: an IPv6
 // address becomes local by deferred work, even one without duplicate detection.
-func (s *space) awaitLocal(t *testing.T, ip net.IP) {
+func (s *space) awaitLocal(t testing.TB, ip net.IP) {
 	t.Helper()
 	for {
 		routes, err := s.nl.RouteGet(ip)
@@ -217,7 +217,7 @@ func (s *space) awaitLocal(t *testing.T, ip net.IP) {
 }
 
 // do runs f in the namespace.
-func (s *space) do(t *testing.T, f func() error) {
+func (s *space) do(t testing.TB, f func() error) {
 	t.Helper()
 	if err := inNetNS(s.path, f); err != nil {
 		t.Fatal(err)

@@ -13,6 +13,9 @@ type PacketConfig struct {
 	// Station leaves out what is for other stations, and spares us a copy of all
 	// that the machine itself receives. Zero: everything comes, as a switch wants it.
 	Station packet.MAC
+	// Claim makes it a port on an interface that the machine itself uses: nothing comes in but frames for the interface's own
+	// MAC that the claim takes, and the interface is not made promiscuous. Nil: as Station says. Both is an error.
+	Claim *packet.Claim
 	// Offload is for OffloadAuto: what comes in as a super-packet is decided by
 	// the interface and not by the socket. All else is an error with the ethtool
 	// command that does it.
@@ -35,10 +38,22 @@ type PacketConfig struct {
 // was. Without CAP_NET_ADMIN on the machine (in a user namespace, that is) the
 // receive queue holds no more than net.core.rmem_max says; Overruns tell if that is
 // too little.
+//
+// The port is a Ring. With a Claim it is a Claimer.
 func OpenPacket(cfg PacketConfig) (Port, error) {
 	p, err := openPacket(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open packet socket on %q: %w", cfg.Interface, err)
 	}
 	return p, nil
+}
+
+// Claimer is a port whose claim can be changed.
+type Claimer interface {
+	// SetClaim has other packets come in from now on, without a gap in which none or all would. It may be called
+	// at any time. What the port takes may be more than the claim: a socket filter has room for some hundred addresses
+	// and ports (net.core.optmem_max), and where it is too small whole addresses are taken, then
+	// networks around them; and IPv6 packets with options are taken by their addresses alone. Ask
+	// packet.Taker whether a packet is one to take, and leave alone those that are not.
+	SetClaim(claim packet.Claim) error
 }

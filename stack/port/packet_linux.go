@@ -8,27 +8,21 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/tunlb/tunlb/stack/packet"
 )
 
-const (
-	// receiveQueue, in bytes, is room for a burst. The kernel doubles it and counts
-	// its own buffers: 450 super-packets, or 14000 of 1500 bytes.
-	receiveQueue = 16 << 20
-	// sendQueue, in bytes, is what may wait in the interface.
-	sendQueue = 4 << 20
-)
+// sendQueue, in bytes, is what may wait in the interface.
+const sendQueue = 4 << 20
 
-// packetSocket is the endpoint on an existing interface.
-//
-// It has no ring: recv(2) brings vnet header and frame just as Port has them, and
-// send(2) takes them so. The queue discipline is not bypassed (PACKET_QDISC_BYPASS): on
-// that way the kernel segments nothing, and refuses super-packets where the interface
-// can't do it (ENOBUFS); on a veth it gained nothing.
+// packetSocket is the endpoint on an existing interface: frames come by its ring, and leave by send(2), which takes vnet
+// header and frame just as Port has them. There is no ring for sending: a veth copied what was in it once
+// more. The queue discipline is not bypassed (PACKET_QDISC_BYPASS): on that way the kernel segments nothing, and refuses
+// super-packets where the interface can't do it (ENOBUFS); on a veth it gained nothing.
 type packetSocket struct {
 	*ethernet // its socket hears of changes
 	fd        int
+	ring      *ring
+	lending   lending
+	claims    bool // it has a claim for a filter
 
 	deleted  bool // the reader's
 	overruns atomic.Uint64
@@ -36,6 +30,9 @@ type packetSocket struct {
 }
 
 func openPacket(cfg PacketConfig) (p Port, err error) {
+	if cfg.Claim != nil && !cfg.Station.IsZero() {
+		return nil, errors.New("a claim goes with the interface's own MAC: leave the station out")
+	}
 	if cfg.Offload != OffloadAuto {
 		return nil, fmt.Errorf("offload %s: the interface's settings decide: leave it out, and run `ethtool -K %s gro off lro off`, "+
 			"on a veth besides at its other end `ethtool -K ... tx off tso off gso off`", cfg.Offload, cfg.Interface)
@@ -59,18 +56,18 @@ func openPacketHere(cfg PacketConfig) (Port, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("%w: see `ip -br link` for the interfaces of this network namespace", err)
 	}
-	s := &packetSocket{ethernet: newEthernet(ctl, 0), fd: fd}
-	if err = s.prepare(cfg.Station); err == nil {
+	s := &packetSocket{ethernet: newEthernet(ctl, 0), fd: fd, claims: cfg.Claim != nil}
+	if err = s.prepare(cfg); err == nil {
 		var p *rawPort
 		if p, err = newRawPort(s, fd, ctl.fd); err == nil {
-			return p, nil
+			return &ringPort{p, s}, nil
 		}
 	}
-	s.close()
+	s.release()
 	return nil, err
 }
 
-func (s *packetSocket) prepare(station packet.MAC) (err error) {
+func (s *packetSocket) prepare(cfg PacketConfig) (err error) {
 	kind, err := s.get(s.name, unix.SIOCGIFHWADDR)
 	if err != nil {
 		return err
@@ -93,29 +90,35 @@ func (s *packetSocket) prepare(station packet.MAC) (err error) {
 	if err := on(unix.PACKET_IGNORE_OUTGOING, "PACKET_IGNORE_OUTGOING"); err != nil {
 		return err
 	}
-	if err := s.setQueues(); err != nil {
+	if err := setQueue(s.fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendQueue); err != nil {
 		return err
 	}
-	if err := s.filter(station); err != nil {
+	if s.ring, err = openRing(s.fd); err != nil {
 		return err
 	}
-	promiscuous := unix.PacketMreq{Ifindex: int32(s.index), Type: unix.PACKET_MR_PROMISC}
-	if err := unix.SetsockoptPacketMreq(s.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &promiscuous); err != nil {
-		return fmt.Errorf("hear frames for other stations: %w", err)
+	if err := s.listen(cfg); err != nil {
+		return err
 	}
 	return unix.Bind(s.fd, &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ALL), Ifindex: int(s.index)})
 }
 
-func (s *packetSocket) setQueues() error {
-	for _, q := range []struct{ force, ask, size int }{
-		{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveQueue},
-		{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendQueue},
-	} {
-		if err := setQueue(s.fd, q.force, q.ask, q.size); err != nil {
-			return err
-		}
+// listen says what is to come in.
+func (s *packetSocket) listen(cfg PacketConfig) error {
+	if s.claims {
+		return attachClaim(s.fd, *cfg.Claim)
+	}
+	if err := attachFilter(s.fd, stationFilter(cfg.Station)); err != nil {
+		return err
+	}
+	if err := s.promiscuous(unix.PACKET_ADD_MEMBERSHIP); err != nil {
+		return fmt.Errorf("hear frames for other stations: %w", err)
 	}
 	return nil
+}
+
+func (s *packetSocket) promiscuous(change int) error {
+	request := unix.PacketMreq{Ifindex: int32(s.index), Type: unix.PACKET_MR_PROMISC}
+	return unix.SetsockoptPacketMreq(s.fd, unix.SOL_PACKET, change, &request)
 }
 
 // setQueue takes what is allowed where it may not go beyond.
@@ -129,68 +132,41 @@ func setQueue(fd, force, ask, size int) error {
 	return nil
 }
 
-// filter has the kernel drop the frames of VLANs: it takes the tag out of what we read,
-// and they would look like the untagged network's. With VLAN number 0, a mere
-// priority, they are (IEEE 802.1Q, 6.9). With a station, frames for others are dropped
-// as well.
-func (s *packetSocket) filter(station packet.MAC) error {
-	const (
-		load  = unix.BPF_LD | unix.BPF_ABS
-		equal = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-		and   = unix.BPF_ALU | unix.BPF_AND | unix.BPF_K
-		end   = unix.BPF_RET | unix.BPF_K
-
-		ancillary = 1<<32 - 0x1000 // SKF_AD_OFF, and the following behind it (linux/filter.h)
-		tag       = ancillary + 44 // SKF_AD_VLAN_TAG
-		isTagged  = ancillary + 48 // SKF_AD_VLAN_TAG_PRESENT
-		whole     = 1<<32 - 1
-	)
-	program := []unix.SockFilter{
-		{Code: load | unix.BPF_B, K: isTagged},
-		{Code: equal, Jt: 4},
-		{Code: load | unix.BPF_H, K: tag},
-		{Code: and, K: 0xfff}, // the VLAN's number
-		{Code: equal, Jt: 1},
-		{Code: end, K: 0},
+// take gives back what was lent, and lends the next frames that fit.
+func (s *packetSocket) take(frames [][]byte) (n int, err error) {
+	s.ring.giveBack()
+	for n < len(frames) && !s.deleted {
+		frame, fit := s.ring.take()
+		if frame == nil {
+			break
+		}
+		if !fit {
+			s.unfit.Add(1)
+			continue
+		}
+		frames[n] = frame
+		n++
 	}
-	if !station.IsZero() {
-		program = append(program,
-			unix.SockFilter{Code: load | unix.BPF_B}, // the destination's first byte has the group bit
-			unix.SockFilter{Code: and, K: 1},
-			unix.SockFilter{Code: equal, K: 1, Jt: 5},
-			unix.SockFilter{Code: load | unix.BPF_W},
-			unix.SockFilter{Code: equal, K: binary.BigEndian.Uint32(station[:]), Jf: 2},
-			unix.SockFilter{Code: load | unix.BPF_H, K: 4},
-			unix.SockFilter{Code: equal, K: uint32(binary.BigEndian.Uint16(station[4:])), Jt: 1},
-			unix.SockFilter{Code: end, K: 0},
-		)
+	s.lending.set(n > 0)
+	switch {
+	case n > 0:
+		return n, nil
+	case s.deleted:
+		return 0, unix.ENODEV
 	}
-	program = append(program, unix.SockFilter{Code: end, K: whole})
-	attached := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	if err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &attached); err != nil {
-		return fmt.Errorf("attach the socket filter: %w", err)
-	}
-	return nil
+	return 0, unix.EAGAIN
 }
 
-// receive takes the next frame that fits. MSG_TRUNC makes the kernel tell the length of a
-// frame that it has cut.
-func (s *packetSocket) receive(frame []byte) (int, error) {
-	for !s.deleted {
-		n, err := transferred(unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(s.fd),
-			uintptr(unsafe.Pointer(unsafe.SliceData(frame))), uintptr(len(frame)), unix.MSG_TRUNC, 0, 0))
-		switch {
-		case err == nil && n <= len(frame):
-			return n, nil
-		case err == nil, err == unix.EINVAL: // no vnet header has words for it: the frame is gone
-			s.unfit.Add(1)
-		case err == unix.ENETDOWN: // said once; it may come up again, or be deleted: wait
-			return 0, unix.EAGAIN
-		default:
-			return 0, err
-		}
+// receive copies the next frame and lends none.
+func (s *packetSocket) receive(frame []byte) (n int, err error) {
+	var one [1][]byte
+	if _, err := s.take(one[:]); err != nil {
+		return 0, err
 	}
-	return 0, unix.ENODEV
+	n = copy(frame, one[0])
+	s.ring.giveBack()
+	s.lending.set(false)
+	return n, nil
 }
 
 func (s *packetSocket) send(frame []byte) error {
@@ -201,8 +177,10 @@ func (s *packetSocket) send(frame []byte) error {
 
 // vanished forgets the messages, which are about all interfaces of the namespace, and
 // looks at what the socket is bound to: nothing any more once the interface is gone. The
-// socket itself says only that it went down, and nothing if it was down.
+// socket itself says only that it went down (once it is asked for the error poll has told of, it waits again: the
+// interface may come up), and nothing if it was down.
 func (s *packetSocket) vanished() bool {
+	unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	var ignored [1]byte
 	for {
 		_, _, err := unix.Recvfrom(s.control.fd, ignored[:], unix.MSG_DONTWAIT)
@@ -229,8 +207,24 @@ func (s *packetSocket) count(st *Stats, open bool) {
 	st.Overruns, st.Unfit = s.overruns.Load(), s.unfit.Load()
 }
 
+// close leaves what is lent to the reader, and with it a socket that hears nothing.
 func (s *packetSocket) close() error {
-	err := unix.Close(s.fd)
+	if !s.lending.postpone() {
+		return s.release()
+	}
+	deaf := []unix.SockFilter{{Code: end}}
+	if err := attachFilter(s.fd, deaf); err != nil || s.claims {
+		return err
+	}
+	return s.promiscuous(unix.PACKET_DROP_MEMBERSHIP)
+}
+
+func (s *packetSocket) release() error {
+	var err error
+	if s.ring != nil {
+		err = s.ring.close()
+	}
+	err = errors.Join(err, unix.Close(s.fd))
 	s.ethernet.close()
 	return err
 }

@@ -116,6 +116,11 @@ func (p *rawPort) Write(frame []byte) error {
 		return os.ErrClosed
 	}
 	defer p.calls.leave()
+	return p.write(frame, 0)
+}
+
+// write is called inside the gate. There is one way out, whatever link says.
+func (p *rawPort) write(frame []byte, _ int) error {
 	err := p.writeFrame(frame)
 	if (err == unix.EINVAL || err == unix.EMSGSIZE) && len(frame) >= packet.VnetLen && isGSO(frame) {
 		p.segmented.Add(1)
@@ -209,6 +214,8 @@ func (p *rawPort) stats() Stats {
 	}
 	return s
 }
+
+func (p *rawPort) wrapTo(_ int, err error) error { return p.wrap("write", err) }
 
 func (p *rawPort) wrap(op string, err error) error {
 	switch {

@@ -55,7 +55,7 @@ func eachKind(t *testing.T, f func(t *testing.T, k kind)) {
 }
 
 // tapSegment has no cable: the kernel's end of the TAP is the host.
-func tapSegment(t *testing.T, o Offload) *segment {
+func tapSegment(t testing.TB, o Offload) *segment {
 	s := newSpace(t)
 	p := s.openTAP(t, TAPConfig{Offload: o})
 	return newSegment(t, p, s, p.Name(), s)
@@ -68,7 +68,7 @@ func packetSegment(t *testing.T) *segment {
 	return newSegment(t, lan.openPacket(t, PacketConfig{Interface: "p0"}), host, "eth0", lan)
 }
 
-func newSegment(t *testing.T, p Port, host *space, device string, lan *space) *segment {
+func newSegment(t testing.TB, p Port, host *space, device string, lan *space) *segment {
 	host.host(t, device, 1)
 	link := host.link(t, device)
 	for _, a := range []netip.AddrPort{played4, played6} {
@@ -91,7 +91,7 @@ func localAddr(like netip.AddrPort, port string) string {
 }
 
 // readUDP reads until a UDP packet for dst comes.
-func (s *segment) readUDP(t *testing.T, dst netip.AddrPort) []byte {
+func (s *segment) readUDP(t testing.TB, dst netip.AddrPort) []byte {
 	t.Helper()
 	buf := make([]byte, packet.BufferSize)
 	for {
@@ -118,7 +118,7 @@ const experimental = 0x88b5
 
 // raw has the kernel send bare Ethernet frames out of the device, of 60 bytes and of type
 // experimental behind their tags: one for each mark.
-func (s *space) raw(t *testing.T, device string, dst packet.MAC, marks string, tags ...uint16) {
+func (s *space) raw(t testing.TB, device string, dst packet.MAC, marks string, tags ...uint16) {
 	t.Helper()
 	head := append([]byte{}, dst[:]...)
 	head = append(head, 0x02, 0, 0, 0, 0, 0x77)
@@ -145,7 +145,7 @@ func (s *space) raw(t *testing.T, device string, dst packet.MAC, marks string, t
 }
 
 // marks reads until the experimental frame with mark last comes, and returns those before it.
-func marks(t *testing.T, p Port, last byte) (got []byte) {
+func marks(t testing.TB, p Port, last byte) (got []byte) {
 	t.Helper()
 	buf := make([]byte, packet.BufferSize)
 	for {
@@ -166,19 +166,19 @@ func marks(t *testing.T, p Port, last byte) (got []byte) {
 }
 
 // openTAP and openPacket are what open is for TUN.
-func (s *space) openTAP(t *testing.T, cfg TAPConfig) Port {
+func (s *space) openTAP(t testing.TB, cfg TAPConfig) Port {
 	t.Helper()
 	cfg.NetNS = s.path
 	return opened(t)(OpenTAP(cfg))
 }
 
-func (s *space) openPacket(t *testing.T, cfg PacketConfig) Port {
+func (s *space) openPacket(t testing.TB, cfg PacketConfig) Port {
 	t.Helper()
 	cfg.NetNS = s.path
 	return opened(t)(OpenPacket(cfg))
 }
 
-func opened(t *testing.T) func(Port, error) Port {
+func opened(t testing.TB) func(Port, error) Port {
 	return func(p Port, err error) Port {
 		t.Helper()
 		if errors.Is(err, ErrUnavailable) {
@@ -196,7 +196,7 @@ func opened(t *testing.T) func(Port, error) Port {
 	}
 }
 
-func (s *space) link(t *testing.T, name string) netlink.Link {
+func (s *space) link(t testing.TB, name string) netlink.Link {
 	t.Helper()
 	link, err := s.nl.LinkByName(name)
 	if err != nil {
@@ -205,7 +205,7 @@ func (s *space) link(t *testing.T, name string) netlink.Link {
 	return link
 }
 
-func (s *space) setUp(t *testing.T, name string) {
+func (s *space) setUp(t testing.TB, name string) {
 	t.Helper()
 	if err := s.nl.LinkSetUp(s.link(t, name)); err != nil {
 		t.Fatal(err)
@@ -213,7 +213,7 @@ func (s *space) setUp(t *testing.T, name string) {
 }
 
 // veth lays a cable between two spaces.
-func (s *space) veth(t *testing.T, name string, other *space, otherName string) {
+func (s *space) veth(t testing.TB, name string, other *space, otherName string) {
 	t.Helper()
 	fd, err := openNetNS(other.path)
 	if err != nil {
@@ -231,7 +231,7 @@ func (s *space) veth(t *testing.T, name string, other *space, otherName string) 
 }
 
 // awaitCarrier returns when the device passes frames, which is some deferred work after it was set up.
-func (s *space) awaitCarrier(t *testing.T, name string) {
+func (s *space) awaitCarrier(t testing.TB, name string) {
 	t.Helper()
 	for s.link(t, name).Attrs().OperState != netlink.OperUp {
 		runtime.Gosched()
@@ -239,7 +239,7 @@ func (s *space) awaitCarrier(t *testing.T, name string) {
 }
 
 // host sets a device up with 10.9.0.<n>/24 and fd00:9::<n>/64.
-func (s *space) host(t *testing.T, device string, n byte) {
+func (s *space) host(t testing.TB, device string, n byte) {
 	t.Helper()
 	s.setUp(t, device)
 	for _, p := range []netip.Prefix{
@@ -259,7 +259,7 @@ func (s *space) host(t *testing.T, device string, n byte) {
 }
 
 // awaitCarrierUnlessTAP: a TAP's state is unknown forever, and it passes frames at once.
-func (s *space) awaitCarrierUnlessTAP(t *testing.T, device string) {
+func (s *space) awaitCarrierUnlessTAP(t testing.TB, device string) {
 	t.Helper()
 	if s.link(t, device).Type() != "tuntap" {
 		s.awaitCarrier(t, device)
@@ -267,7 +267,7 @@ func (s *space) awaitCarrierUnlessTAP(t *testing.T, device string) {
 }
 
 // noTxOffload is `ethtool -K device tx off`.
-func (s *space) noTxOffload(t *testing.T, device string) {
+func (s *space) noTxOffload(t testing.TB, device string) {
 	t.Helper()
 	s.do(t, func() error {
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

@@ -9,6 +9,7 @@ import (
 // check finds the contradictions between values that are right each by itself. What could not be read is zero and skipped.
 func (d *decoder) check() {
 	d.checkPortNames()
+	d.checkOneTUN()
 	d.checkBoxPorts()
 	d.checkPortAddresses()
 	d.checkPortRoutes()
@@ -23,6 +24,7 @@ func (d *decoder) check() {
 	}
 	d.checkGateways()
 	d.checkMetrics()
+	d.checkFastpath()
 	if d.badPorts {
 		return
 	}
@@ -53,9 +55,9 @@ func (d *decoder) checkPortNames() {
 	}
 }
 
-// checkBoxPorts allows one TUN on the box itself: its kernel leads all services to one device. What is on an Ethernet
+// checkOneTUN allows one TUN on the box itself: its kernel leads all services to one device. What is on an Ethernet
 // segment needs no kernel.
-func (d *decoder) checkBoxPorts() {
+func (d *decoder) checkOneTUN() {
 	var first *port
 	for i, p := range d.ports {
 		switch {

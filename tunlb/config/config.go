@@ -32,7 +32,7 @@ type Port struct {
 	Name      string         // the device's name; unique within its network namespace
 	Type      string         // TUN, TAP or Packet
 	Addresses []netip.Prefix // tun: the kernel's end of the device, an address with the length of its prefix
-	Own       []netip.Prefix // tap, packet: tunlb's own addresses on the segment with the length of its prefix; may be empty iff there is a Side
+	Own       []netip.Prefix // tap, packet: tunlb's own addresses on the segment with the length of its prefix; may be empty iff there is a Side, or it is one of the Box
 	NetNS     string         // path of the network namespace that has the device; "" is the caller's
 	Router    []netip.Addr   // tun: tunlb's own addresses on this link, at least one of each family in Addresses
 	Routes    []netip.Prefix // tun: masked; the prefixes behind this port as configured or by default, see Prefixes
@@ -63,6 +63,11 @@ func (p *Port) Ethernet() bool { return (p.Type == TAP || p.Type == Packet) && !
 // Box reports whether the port is an interface of the box's own, from which tunlb takes the services' packets: a packet
 // port on which it has no address and which is on no side of the switch.
 func (p *Port) Box() bool { return p.Type == Packet && len(p.Own) == 0 && p.Side == "" }
+
+// OnBox reports whether some port is an interface of the box's own.
+func (c *Config) OnBox() bool {
+	return slices.ContainsFunc(c.Ports, func(p Port) bool { return p.Box() })
+}
 
 // Route is a network behind a router.
 type Route struct {

@@ -28,6 +28,7 @@ type decoder struct {
 	metricsAt pos // valid iff metrics.Listen is not empty
 	flows     Flows
 	timeouts  policy.Timeouts
+	fastpath  fastpath
 }
 
 // key is a key that a map may have.
@@ -43,7 +44,7 @@ type unfit struct{ what, why, instead string }
 
 // config is valid iff there were no errors.
 func (d *decoder) config() *Config {
-	c := &Config{Control: d.control, Metrics: d.metrics, Flows: d.flows, Timeouts: d.timeouts}
+	c := &Config{Control: d.control, Metrics: d.metrics, Flows: d.flows, Timeouts: d.timeouts, Fastpath: d.fastpath.kernel}
 	for _, p := range d.ports {
 		c.Ports = append(c.Ports, p.Port)
 	}
@@ -72,7 +73,7 @@ func (d *decoder) document(root *node) {
 		{name: "flows", decode: d.decodeFlows},
 		{name: "timeouts", decode: func(n *node) { d.decodeTimeouts(n, &d.timeouts) }},
 		{name: "metrics", decode: d.decodeMetrics},
-		{name: "fastpath", later: "all packets pass tunlb itself"},
+		{name: "fastpath", decode: func(n *node) { d.fastpath = d.decodeFastpath(n) }},
 	})
 	if !ok {
 		return

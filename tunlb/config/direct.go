@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/tunlb/tunlb/policy"
 )
@@ -24,7 +23,7 @@ func (s *service) unfitMAC(n *node) *unfit {
 // checkDirect holds servers with mode dr to what direct routing can do: it gives a packet as it is to a neighbour,
 // on a segment of tunlb's own, or by the box's interfaces if its kernel leads the packets to tunlb.
 func (d *decoder) checkDirect(s *service, segments []Segment, routes routeTable) {
-	routed := d.boxTUN()
+	routed := d.onBox()
 	var first *serverOn
 	for _, server := range s.all() {
 		a := server.Address.Addr()
@@ -58,10 +57,8 @@ func (d *decoder) checkDirect(s *service, segments []Segment, routes routeTable)
 	}
 }
 
-// boxTUN says whether the box's own kernel leads packets to tunlb.
-func (d *decoder) boxTUN() bool {
-	return slices.ContainsFunc(d.ports, func(p port) bool { return p.Type == TUN && p.NetNS == "" })
-}
+// onBox says whether the box's own packets come to tunlb, led by its kernel or taken from its interfaces.
+func (d *decoder) onBox() bool { return d.boxTUN() || d.boxPort() != nil }
 
 // serverOn is a server with its place in the file and in the network.
 type serverOn struct {

@@ -15,6 +15,9 @@ const (
 	writeOwn = "write addresses: [203.0.113.2/24]"
 )
 
+// boxPort stands for the type of a port that is an interface of the box's own.
+const boxPort = "packet port without addresses"
+
 // unfitKeys are those that not all types of ports have.
 var unfitKeys = []struct{ portType, key, why, instead string }{
 	{TUN, "bridge", "a TUN device joins no bridge", "remove the key or write type: tap"},
@@ -25,13 +28,24 @@ var unfitKeys = []struct{ portType, key, why, instead string }{
 	{Packet, "bridge", "the interface exists, and is in its bridge already", "remove the key or write type: tap"},
 	{Packet, "offload", "it is the interface's", "remove the key; ethtool -K NAME gro off changes it"},
 	{Packet, "mtu", "it is the one of the interface", "remove the key; ip link set NAME mtu changes it"},
+	{boxPort, "netns", "it is an interface of the box that tunlb runs on", "remove the key and run tunlb in that namespace, or write addresses for tunlb to be a host of its own there"},
+	{boxPort, "router", "it is an interface of the box's own, whose addresses are tunlb's too", "remove the key"},
+	{boxPort, "routes", "it is an interface of the box's own, whose kernel knows the way", "remove the key; ip route add tells the kernel"},
+	{boxPort, "bridge", "the interface exists, and is in its bridge already", "remove the key or write type: tap"},
+	{boxPort, "offload", "it is the interface's", "remove the key; ethtool -K NAME gro off changes it"},
+	{boxPort, "mtu", "it is the one of the interface", "remove the key; ip link set NAME mtu changes it"},
+	{boxPort, "mac", "it is an interface of the box's own, which has one", "remove the key, or write addresses for tunlb to be a host of its own there"},
 }
 
 // unfit says why a port of the type does not have the key; nil if it does.
 func (p *port) unfit(key string) *unfit {
+	kind, name := p.Type, p.Type+" port"
+	if p.box {
+		kind, name = boxPort, boxPort
+	}
 	for _, u := range unfitKeys {
-		if u.key == key && u.portType == p.Type {
-			return &unfit{fmt.Sprintf("%q on a %s port", key, p.Type), u.why, u.instead}
+		if u.key == key && u.portType == kind {
+			return &unfit{fmt.Sprintf("%q on a %s", key, name), u.why, u.instead}
 		}
 	}
 	return nil
@@ -45,8 +59,8 @@ func (d *decoder) finishEthernet(n *node, p *port) {
 			d.fail(n.at, "packet port without a name", "it takes an interface that exists", "write name: INTERFACE, such as eth0")
 		}
 	}
-	if n.field("addresses") == nil && n.field("side") == nil {
-		d.fail(n.at, p.Type+" port without addresses", needsOwn, writeOwn)
+	if p.Type == TAP && n.field("addresses") == nil && n.field("side") == nil {
+		d.fail(n.at, "tap port without addresses", needsOwn, writeOwn)
 	}
 }
 

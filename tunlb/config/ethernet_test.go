@@ -184,7 +184,7 @@ func TestDocs(t *testing.T) {
 	if err != nil || len(files) < 3 {
 		t.Fatalf("found %v, %v", files, err)
 	}
-	ports := map[string][]int{"nat.yaml": nil, "dr.yaml": {0}, "dr-inline.yaml": {0, 1}}
+	ports := map[string][]int{"nat.yaml": nil, "nat-packet.yaml": nil, "dr.yaml": {0}, "dr-inline.yaml": {0, 1}}
 	for _, file := range files {
 		if filepath.Base(file) == "openapi.yaml" {
 			continue // no configuration
@@ -200,6 +200,9 @@ func TestDocs(t *testing.T) {
 		}
 		if want, ok := ports[filepath.Base(file)]; ok && !cmp.Equal(want, got) {
 			t.Errorf("%s: ports %v on segments, want %v", file, got, want)
+		}
+		if got, want := cfg.OnBox(), filepath.Base(file) == "nat-packet.yaml"; got != want {
+			t.Errorf("%s: on the box's own interfaces is %v, want %v", file, got, want)
 		}
 		if len(cfg.Services) != 2 {
 			t.Errorf("%s: %d services, want one of each family", file, len(cfg.Services))

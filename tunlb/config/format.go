@@ -44,6 +44,9 @@ func formatService(s *policy.Spec) string {
 	if s.OnePacket {
 		line("one_packet", "true")
 	}
+	if s.Fastpath {
+		line("fastpath", "kernel")
+	}
 	if fields := formatTimeouts(s.Timeouts); len(fields) > 0 {
 		line("timeouts", flowMap(fields))
 	}

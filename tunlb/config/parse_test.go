@@ -78,6 +78,55 @@ func TestParseAccepts(t *testing.T) {
 		{"metrics on a socket", "metrics: {listen: /run//metrics.sock}\n" + web, func(c *Config) { c.Metrics = Metrics{"/run/metrics.sock", 1000} }},
 		{"metrics beside a service", "metrics: {listen: 0.0.0.0:80}\n" + web, func(c *Config) { c.Metrics = Metrics{"0.0.0.0:80", 1000} }},
 		{"flows", "flows: {max: 2_000_000}\n" + web, func(c *Config) { c.Flows.Max = 2_000_000 }},
+		{"fast path by the kernel", "fastpath: kernel\n" + web, func(c *Config) { c.Fastpath, c.Services[0].Fastpath = true, true }},
+		{"fast path by the kernel below the services", web + "fastpath: kernel", func(c *Config) { c.Fastpath, c.Services[0].Fastpath = true, true }},
+		{"fast path by the kernel beside a segment", "fastpath: kernel\nports: [{addresses: [10.255.0.1/30, fd00:7474::1/126]}, {type: tap, addresses: [198.18.0.2/24]}]\n" + web, func(c *Config) {
+			c.Ports = append(c.Ports, Port{Name: "tunlb1", Type: TAP, Own: []netip.Prefix{pfx("198.18.0.2/24")}, MTU: 1500, Offload: "auto"})
+			c.Fastpath, c.Services[0].Fastpath = true, true
+		}},
+		{"fast path", "fastpath: user\n" + web, func(*Config) {}},
+		{"fast path without services", "fastpath: kernel\nservices: [{name: web, listen: 203.0.113.22:80, mode: fullnat, servers: []}]", func(c *Config) {
+			c.Fastpath, c.Services[0].Fastpath, c.Services[0].Mode, c.Services[0].Servers = true, true, policy.FullNAT, nil
+		}},
+		{"fast path of those that have one", `fastpath: kernel
+services:
+  - {name: web, listen: 203.0.113.22:80, servers: [192.168.0.10], fastpath: user}
+  - {name: direct, listen: 203.0.113.22:81, servers: [192.168.0.10], mode: dr}
+  - {name: some, listen: 203.0.113.22:82, servers: [{address: 192.168.0.10, mode: dr}], sorry_server: 192.168.0.11}
+  - {name: single, listen: 203.0.113.22:83/udp, servers: [192.168.0.10], one_packet: true}
+`, func(c *Config) {
+			c.Fastpath = true
+			add := func(name string, port uint16, edit func(*policy.Spec)) {
+				s := c.Services[0]
+				s.Name, s.Listen = name, policy.On(netip.AddrPortFrom(adr("203.0.113.22"), port), policy.TCP)
+				s.Servers = []policy.ServerSpec{{Name: "rs1", Address: netip.AddrPortFrom(adr("192.168.0.10"), port), Weight: 1}}
+				edit(&s)
+				c.Services = append(c.Services, s)
+			}
+			add("direct", 81, func(s *policy.Spec) { s.Mode = policy.DR })
+			add("some", 82, func(s *policy.Spec) {
+				s.Fastpath, s.Servers[0].Mode = true, policy.DR
+				s.Sorry = &policy.ServerSpec{Name: "sorry", Address: ap("192.168.0.11:82"), Weight: 1}
+			})
+			add("single", 83, func(s *policy.Spec) { s.OnePacket, s.Listen[0].Proto = true, policy.UDP })
+		}},
+		{"box ports", web + "ports: [{type: packet, name: eth0}, {name: eth1, type: packet}]", func(c *Config) {
+			c.Ports = []Port{{Name: "eth0", Type: Packet, Offload: "auto"}, {Name: "eth1", Type: Packet, Offload: "auto"}}
+		}},
+		{"box ports, a TUN and a gateway", "ports: [{type: packet, name: eth0}, {addresses: [10.255.0.1/30, fd00:7474::1/126]}]\ngateway: [{inside: 192.168.0.0/24, masquerade: 198.51.100.1}]\n" + web, func(c *Config) {
+			c.Ports = append([]Port{{Name: "eth0", Type: Packet, Offload: "auto"}}, c.Ports...)
+			c.Gateways = []Gateway{{pfx("192.168.0.0/24"), adr("198.51.100.1"), 61000, 65534}}
+		}},
+		{"box ports to directly routed servers of both families", `ports: [{type: packet, name: eth0}]
+services:
+  - {name: web, listen: 203.0.113.22:80, mode: dr, health: tcp, servers: [198.51.100.10]}
+  - {name: web6, listen: "[2001:db8::22]:80", mode: dr, servers: ["2001:db8:c0::10"]}
+`, func(c *Config) {
+			c.Ports = []Port{{Name: "eth0", Type: Packet, Offload: "auto"}}
+			web, web6 := direct("web", "203.0.113.22:80", "198.51.100.10:80"), direct("web6", "[2001:db8::22]:80", "[2001:db8:c0::10]:80")
+			web.Health = policy.Health{Type: "tcp", Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3}
+			c.Services = []policy.Spec{web, web6}
+		}},
 		{"timeouts", "timeouts: {established: 1h30m, syn_ack: 500ms}\n" + web, func(c *Config) {
 			c.Timeouts.Established, c.Timeouts.SynAck = 90*time.Minute, 500*time.Millisecond
 		}},

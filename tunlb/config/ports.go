@@ -27,7 +27,15 @@ type port struct {
 	routeAt    []pos // parallel to Routes or Via; empty if these are the default
 
 	bridgeAt, sideAt, macAt pos // valid iff the file has these
+
+	box bool // as Port.Box says once its addresses have been read
 }
+
+// Box is that of Port while not all has been read, or could be.
+func (p *port) Box() bool { return p.box }
+
+// Ethernet is that of Port, likewise.
+func (p *port) Ethernet() bool { return (p.Type == TAP || p.Type == Packet) && !p.box }
 
 // addresses gives those that addressAt belongs to.
 func (p *port) addresses() []netip.Prefix {
@@ -62,6 +70,7 @@ func (d *decoder) decodePorts(n *node) {
 func (d *decoder) decodePort(n *node) {
 	before := len(d.errs)
 	p := port{at: n.at, nameAt: n.at, Port: Port{Type: d.portType(n), MTU: DefaultMTU, Offload: "auto"}}
+	p.box = p.Type == Packet && n.field("addresses") == nil && n.field("side") == nil
 	mostMTU := 65535
 	if p.Ethernet() {
 		mostMTU -= 14 // the frame's header
@@ -70,9 +79,9 @@ func (d *decoder) decodePort(n *node) {
 		{name: "name", decode: func(n *node) { p.nameAt = n.at; p.Name = d.deviceName(n, "name") }},
 		{name: "type", decode: func(*node) {}}, // before the others, which depend on it
 		{name: "addresses", decode: func(n *node) { d.decodeAddresses(n, &p) }},
-		{name: "netns", decode: func(n *node) { p.NetNS = d.decodeNetNS(n) }},
+		{name: "netns", unfit: p.unfit("netns"), decode: func(n *node) { p.NetNS = d.decodeNetNS(n) }},
 		{name: "router", unfit: p.unfit("router"), decode: func(n *node) { d.decodeRouter(n, &p) }},
-		{name: "routes", decode: func(n *node) { d.decodeRoutes(n, &p) }},
+		{name: "routes", unfit: p.unfit("routes"), decode: func(n *node) { d.decodeRoutes(n, &p) }},
 		{name: "mtu", unfit: p.unfit("mtu"), decode: func(n *node) { p.MTU, _ = d.number(n, "mtu", 1280, mostMTU) }},
 		{name: "offload", unfit: p.unfit("offload"), decode: func(n *node) { p.Offload, _ = d.choice(n, "offload", []string{"auto", "tcp", "off"}, nil) }},
 		{name: "bridge", unfit: p.unfit("bridge"), decode: func(n *node) { p.bridgeAt = n.at; p.Bridge = d.deviceName(n, "bridge") }},
@@ -103,7 +112,7 @@ func (d *decoder) portType(n *node) string {
 // finishPort finds what is missing and fills in what follows from the rest. With errors some of that is not known.
 func (d *decoder) finishPort(n *node, p *port, errs bool) {
 	switch {
-	case p.Ethernet():
+	case p.Ethernet(), p.Box():
 		d.finishEthernet(n, p)
 		return
 	case n.field("addresses") == nil:

@@ -53,6 +53,11 @@ func (d *decoder) routes(segments []Segment) routeTable {
 		for _, r := range p.routes() {
 			t.add(r, elsewhere)
 		}
+		if p.Box() { // the box's kernel knows the way
+			for _, r := range everything() {
+				t.add(r, elsewhere)
+			}
+		}
 	}
 	return t
 }

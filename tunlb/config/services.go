@@ -15,6 +15,7 @@ type service struct {
 	policy.Spec
 	at, nameAt, listenAt, modeAt        pos
 	onePacketAt, quorumAt               pos // valid iff the file has these
+	carry                               fastpath
 	placeAt                             []pos
 	implied                             bool          // the name is made of Listen
 	badMode, badPersistence, badServers bool          // could not be read
@@ -42,6 +43,7 @@ func (d *decoder) decodeService(n *node) {
 		{name: "flags", decode: later},
 		{name: "persistence", decode: later},
 		{name: "one_packet", decode: func(n *node) { s.onePacketAt = n.at; s.OnePacket, _ = d.boolean(n, "one_packet") }},
+		{name: "fastpath", decode: func(n *node) { s.carry = d.decodeFastpath(n); s.Fastpath = s.carry.kernel }},
 		{name: "timeouts", decode: func(n *node) { d.decodeTimeouts(n, &s.Timeouts) }},
 		{name: "on_delete", decode: func(n *node) { s.Keep = d.decodeOnDelete(n) }},
 		{name: "health", decode: later},

@@ -113,6 +113,8 @@ func TestServices(t *testing.T) {
 		{"one packet", "", "listen: 203.0.113.22:53/udp, one_packet: true", func(s *policy.Spec) {
 			s.Listen, s.Servers[0], s.OnePacket = on("203.0.113.22:53/udp"), real("rs1", "192.168.0.10:53"), true
 		}},
+		{"fast path", "", "fastpath: kernel", func(s *policy.Spec) { s.Fastpath = true }},
+		{"no fast path", "", "fastpath: user", func(*policy.Spec) {}},
 		{"not one packet", "", "one_packet: false", func(*policy.Spec) {}},
 		{"timeouts", "", "timeouts: {established: 1h, udp: 30s}", func(s *policy.Spec) { s.Timeouts = Timeouts{Established: time.Hour, UDP: 30 * second} }},
 		{"keep", "", "on_delete: keep, sorry_server: 192.168.0.99:81", func(s *policy.Spec) {

@@ -65,6 +65,7 @@ func drawSpec(t *rapid.T, i int) policy.Spec {
 		s.Persistence = policy.Persistence{Timeout: drawDuration(t, time.Second, 744*time.Hour), HostBits: rapid.IntRange(0, 31).Draw(t, "host bits")}
 	}
 	s.OnePacket = yes.Draw(t, "one packet") && !slices.ContainsFunc(s.Listen, func(l policy.Listen) bool { return l.Proto != policy.UDP })
+	s.Fastpath = !s.OnePacket && s.Mode != policy.DR && yes.Draw(t, "fast path")
 	for _, f := range timeoutFields(&s.Timeouts) {
 		if yes.Draw(t, f.name) {
 			*f.value = drawDuration(t, time.Millisecond, 480*time.Hour)
@@ -81,6 +82,9 @@ func drawSpec(t *rapid.T, i int) policy.Spec {
 		sorry := drawServer(t, s.Mode, 200, is6, port)
 		sorry.Weight = 1
 		s.Sorry = &sorry
+	}
+	if direct := (&service{Spec: s, serverAt: make([]serverPlace, len(s.Servers))}).onlyDirect(); direct {
+		s.Fastpath = false
 	}
 	if yes.Draw(t, "health") {
 		s.Health = drawHealth(t)
@@ -190,7 +194,7 @@ func TestWriteServicesText(t *testing.T) {
 		{
 			Name: "web", Listen: on("203.0.113.22:80"), Scheduler: "sh", Flags: policy.Fallback | policy.HashPort,
 			Persistence: policy.Persistence{Timeout: 5 * time.Minute, HostBits: 8}, Sorry: &sorry, Quorum: 2,
-			Timeouts: Timeouts{Established: time.Hour, UDP: 1500 * time.Millisecond}, SlowStart: 90 * time.Second, Keep: true,
+			Timeouts: Timeouts{Established: time.Hour, UDP: 1500 * time.Millisecond}, SlowStart: 90 * time.Second, Keep: true, Fastpath: true,
 			Health: policy.Health{Type: "http", Interval: 2 * time.Second, Timeout: time.Second, Rise: 1, Fall: 3, Path: "/healthz", Remove: true,
 				Statuses: []policy.StatusRange{{First: 200, Last: 299}, {First: 301, Last: 301}}, Body: "ok"},
 			Servers: []policy.ServerSpec{{Address: ap("192.168.0.10:8080"), Weight: 3}, {Name: "b", Address: ap("192.168.0.11:0"), Weight: 1, Mode: policy.FullNAT, Upper: 10, Lower: 8}},
@@ -205,6 +209,7 @@ func TestWriteServicesText(t *testing.T) {
     scheduler: sh
     flags: [fallback, port]
     persistence: {timeout: 5m, mask: 24}
+    fastpath: kernel
     timeouts: {established: 1h, udp: 1.5s}
     on_delete: keep
     health: {type: http, interval: 2s, timeout: 1s, rise: 1, fall: 3, path: /healthz, status: [200-299, 301], body: ok}

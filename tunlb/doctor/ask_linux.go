@@ -91,6 +91,9 @@ func readOffloads(dev *link) {
 	if v, err := ethtool(fd, dev.name, unix.ETHTOOL_GFLAGS); err == nil {
 		dev.lro = v&lro != 0
 	}
+	if v, err := ethtool(fd, dev.name, unix.ETHTOOL_GGRO); err == nil {
+		dev.groOff = v == 0
+	}
 	if v, err := ethtool(fd, dev.name, unix.ETHTOOL_GTSO); err == nil {
 		dev.tsoOff = v == 0
 	}

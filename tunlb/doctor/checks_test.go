@@ -45,6 +45,11 @@ const oneArmFile = `ports: [{name: eth0, type: packet, addresses: [203.0.113.2/2
 services: [{name: web, listen: "203.0.113.22:80/tcp", mode: dr, servers: [203.0.113.10]}]
 `
 
+const boxFile = `ports: [{name: eth0, type: packet}, {name: eth1, type: packet}]
+` + natFile
+
+const fastFile = "fastpath: kernel\n" + natFile
+
 const oneFamilyFile = `ports: [{name: tap0, type: tap, bridge: br0, addresses: [203.0.113.2/24]}]
 services: [{name: web, listen: "203.0.113.22:80/tcp", mode: dr, servers: [203.0.113.10]}]
 `
@@ -98,7 +103,9 @@ func healthy(t *testing.T, text string) *facts {
 			sysctls: map[string]string{"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "ipv4/conf/tunlb0/accept_local": "1"},
 		}},
 	}
+	f.box().guarded = map[string]bool{}
 	for _, p := range f.config.Ports {
+		f.box().guarded[p.Name] = p.Box()
 		f.status.Ports = append(f.status.Ports, tunlb.PortStatus{Name: p.Name, NetNS: p.NetNS})
 	}
 	for _, svc := range f.config.Services {
@@ -161,7 +168,7 @@ func device(name string, edit func(*link)) func(*facts) {
 
 // TestHealthy: the facts that the other tests spoil are in order by themselves.
 func TestHealthy(t *testing.T) {
-	for _, text := range []string{natFile, drFile, switchFile} {
+	for _, text := range []string{natFile, drFile, switchFile, boxFile, fastFile} {
 		for _, f := range healthy(t, text).judge().Findings {
 			if f.Severity == Warn || f.Severity == Fail {
 				t.Errorf("%+v", f)
@@ -377,6 +384,34 @@ func TestChecks(t *testing.T) {
 			f.conns = []tunlb.Conn{{Service: "web", ServerName: "rs1", Source: netip.MustParseAddrPort("192.168.0.100:1"), OutBytes: 1}}
 		}, Finding{Note, "translation", "sources", "1 connection now with a translated source", "", false}},
 		{"the gateway's ports", gatewayFile, edits(has("198.51.100.9/32", "lo"), set("ipv4/ip_local_port_range", "32768\t60999")), Finding{Warn, "local_ports", "198.51.100.9", "has its ports 50000-61000", "sysctl -w net.ipv4.ip_local_port_range='32768 49999'", false}},
+		{"interface listed", boxFile, func(*facts) {}, Finding{OK, "interface", "eth0, eth1", "tunlb takes what is for services, and the kernel none of it", "", false}},
+		{"interface, before the start", boxFile, stopped, Finding{OK, "interface", "eth0, eth1", "can be taken from", "", false}},
+		{"kernel that can't be kept from it", boxFile, edits(stopped, func(f *facts) { f.filter.guardErr = syscall.EOPNOTSUPP }), Finding{Fail, "interface", "packet filter", "cannot keep the kernel from handling what tunlb takes: operation not supported",
+			"write {name: tunlb0, type: tun, addresses: [10.255.0.1/30]} in place of the packet ports into tunlb.yaml, then: tunlb check tunlb.yaml", false}},
+		{"kernel not kept from it", boxFile, func(f *facts) { f.box().guarded["eth1"] = false }, Finding{Fail, "interface", "eth1", "the kernel handles what tunlb takes here as well", "kill 7 && tunlb run -f tunlb.yaml", false}},
+		{"servers behind another interface", boxFile, func(f *facts) {
+			f.box().links = append(f.box().links, link{name: "eth2", ethernet: true, up: true, carrier: true, mtu: 1500})
+			f.servers[1].route.device = "eth2"
+		}, Finding{Fail, "interface", "eth2", "the way to web6/rs1 leads by it", "write {name: eth2, type: packet} as a further port into tunlb.yaml" + anew, false}},
+		{"clients behind another interface", boxFile, func(f *facts) {
+			f.box().links = append(f.box().links, link{name: "eth2", ethernet: true, up: true, carrier: true, mtu: 1500})
+			f.ingress[1].device = "eth2"
+		}, Finding{Fail, "interface", "eth2", "the way to the client 2001:db8:1::7 leads by it", "write {name: eth2, type: packet} as a further port into tunlb.yaml" + anew, false}},
+		{"interface of a bridge", boxFile, device("eth1", func(l *link) { l.master = "br0" }), Finding{Fail, "interface", "eth1", "is a part of br0", "write `name: br0` for port eth1 into tunlb.yaml" + anew, false}},
+		{"clients beside the servers, and the box's VIP", boxFile, edits(has("203.0.113.22/32", "eth0"), func(f *facts) {
+			f.ingress = append(f.ingress, ingress{"eth1", netip.MustParseAddr("192.168.0.7"), true})
+		}), Finding{Warn, "interface", "web/rs1", "the client 192.168.0.7 is on the server's own link", "write {name: tunlb1, type: tun, addresses: [10.255.0.1/30]} as a further port into tunlb.yaml" + anew, false}},
+		{"packets one by one", boxFile, device("eth0", func(l *link) { l.groOff = true }), Finding{Note, "interface", "eth0", "generic receive offload is off", "ethtool -K eth0 gro on", false}},
+		{"large receive offload of the box's", boxFile, device("eth0", func(l *link) { l.lro = true }), Finding{Fail, "offload", "eth0", "large receive offload is on", "ethtool -K eth0 lro off", false}},
+		{"interface of the box down", boxFile, device("eth1", func(l *link) { l.up = false }), Finding{Fail, "port", "eth1", "is down", "ip link set dev eth1 up", false}},
+		{"frames lost", boxFile, func(f *facts) { f.status.Ports[1].Overruns = 9 }, Finding{Warn, "overrun", "eth1", "9 frames lost",
+			"tunlb top  # shows how busy its lane is; if it is not: sysctl -w net.core.rmem_max=67108864, and start tunlb anew", false}},
+		{"frames lost on a segment", oneArmFile, func(f *facts) { f.status.Ports[0].Overruns = 1 }, Finding{Warn, "overrun", "eth0", "1 frame lost",
+			"tunlb top  # shows how busy its lane is; if it is not: sysctl -w net.core.rmem_max=67108864, and start tunlb anew", false}},
+		{"server of the box's interfaces silent", boxFile, func(f *facts) { f.servers[0].state = "failed" }, Finding{Fail, "neighbour", "web/rs1", "192.168.0.10 does not answer ARP on eth1", "ip addr show to 192.168.0.10  # on rs1: its interface has to be up and have the address", false}},
+		{"fast path", fastFile, stopped, Finding{OK, "fastpath", "packet filter", "can carry connections", "", false}},
+		{"no fast path", fastFile, edits(stopped, func(f *facts) { f.filter.carrierErr = syscall.EOPNOTSUPP }), Finding{Fail, "fastpath", "packet filter", "cannot carry connections: operation not supported",
+			"write fastpath: user into tunlb.yaml, then: tunlb check tunlb.yaml", false}},
 		{"metrics gone", metricsFile, func(f *facts) { f.metrics = endpoint{true, syscall.ECONNREFUSED} }, Finding{Warn, "metrics", "127.0.0.1:80", "are not to be had here: connection refused", "tunlb reload", false}},
 		{"metrics taken", metricsFile, edits(stopped, func(f *facts) { f.metrics = endpoint{true, syscall.EADDRINUSE} }), Finding{Fail, "metrics", "127.0.0.1:80", "is taken by another program", "ss -ltnp 'sport = :80'  # shows the program to stop", false}},
 		{"metrics forbidden", metricsFile, edits(stopped, func(f *facts) { f.metrics = endpoint{true, syscall.EACCES} }), Finding{Fail, "metrics", "127.0.0.1:80", "ports below 1024", "sysctl -w net.ipv4.ip_unprivileged_port_start=80", false}},
@@ -508,6 +543,12 @@ func TestQuiet(t *testing.T) {
 		{"accept_local is 0, own VIP of IPv6", natFile, edits(has("2001:db8:113::22/128", "eth0"), set("ipv4/conf/tunlb0/accept_local", "0"))},
 		{"the gateway's ports, not the box's address", gatewayFile, set("ipv4/ip_local_port_range", "32768 60999")},
 		{"the gateway's ports, apart", gatewayFile, edits(has("198.51.100.9/32", "lo"), set("ipv4/ip_local_port_range", "32768 49999"))},
+		{"a VRF's interface of the box", boxFile, edits(device("eth0", func(l *link) { l.master = "br0" }), device("br0", func(l *link) { l.kind = "vrf" }))},
+		{"clients beside the servers", boxFile, func(f *facts) {
+			f.ingress = append(f.ingress, ingress{"eth1", netip.MustParseAddr("192.168.0.7"), true})
+		}},
+		{"no rules and no forwarding for the box's interfaces", boxFile, edits(set("ipv4/ip_forward", "0"), set("ipv4/conf/eth0/rp_filter", "1"), filter("inet t c", true))},
+		{"offload off, but of a virtual interface", boxFile, device("eth0", func(l *link) { l.groOff, l.kind = true, "veth" })},
 		{"a larger TUN", natFile, device("tunlb0", func(l *link) { l.mtu = 9000 })},
 	} {
 		t.Run(test.name, func(t *testing.T) {

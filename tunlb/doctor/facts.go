@@ -32,6 +32,7 @@ type facts struct {
 	userns  userNamespaces
 	kernel  string // its version, as uname -r has it
 	metrics endpoint
+	filter  packetFilter      // valid iff no daemon runs
 	spaces  map[string]*space // by path; "" is the caller's, always there
 	ingress []ingress         // where requests come into the box
 	entries []entry           // where the kernel sends them
@@ -61,6 +62,7 @@ type space struct {
 	sysctls    map[string]string // by path below /proc/sys/net
 	filtered   uint64            // packets that the reverse path filter has dropped, ever
 	chains     []chain
+	guarded    map[string]bool // devices where a table of tunlb's keeps packets from the kernel
 }
 
 type link struct {
@@ -75,6 +77,7 @@ type link struct {
 	tsoOff      bool // TCP super-packets are cut before they get to the device
 	uso         bool // UDP super-packets are left to the device
 	lro         bool
+	groOff      bool         // packets are not put together before they get to anybody
 	parent      string       // what a VLAN's device is on
 	nfCall      map[int]bool // by family; nil iff the kind is not bridge
 }
@@ -411,13 +414,22 @@ func count[N int | uint64](n N, thing string) string {
 	return fmt.Sprintf("%d %ss", n, thing)
 }
 
+// restart is the command that starts the daemon anew.
+func (f *facts) restart() string {
+	return fmt.Sprintf("kill %d && tunlb run -f %s", f.status.Daemon.PID, f.here())
+}
+
+// restartThen is what has a changed port take effect: a reload takes none.
+func (f *facts) restartThen() string {
+	if !f.running() {
+		return "then: tunlb check " + f.here()
+	}
+	return fmt.Sprintf("then start tunlb anew: tunlb check %s && %s", f.here(), f.restart())
+}
+
 // edit is a fix by hand: what to write for a port, and the command that has it take effect.
 func (f *facts) edit(p config.Port, format string, args ...any) string {
-	then := "then: tunlb check " + f.here()
-	if f.running() { // a reload takes no changes of ports
-		then = fmt.Sprintf("then start tunlb anew: tunlb check %s && kill %d && tunlb run -f %[1]s", f.here(), f.status.Daemon.PID)
-	}
-	return fmt.Sprintf("write %s for port %s into %s, %s", fmt.Sprintf(format, args...), p.Name, f.here(), then)
+	return fmt.Sprintf("write %s for port %s into %s, %s", fmt.Sprintf(format, args...), p.Name, f.here(), f.restartThen())
 }
 
 // maxNamed is how many devices are named: a host of containers has hundreds.
@@ -433,6 +445,15 @@ func (f *facts) choose(p config.Port, what string, names []string) string {
 		names, more = names[:maxNamed], ", ..."
 	}
 	return f.edit(p, "the name of a free %s (%s%s)", what, strings.Join(names, ", "), more)
+}
+
+// add is a fix by hand: a further port, and the command that has it take effect.
+func (f *facts) add(name string) string {
+	kind := "packet"
+	if f.box().link(name) == nil {
+		kind = "tun, addresses: [10.255.0.1/30]"
+	}
+	return fmt.Sprintf("write {name: %s, type: %s} as a further port into %s, %s", name, kind, f.here(), f.restartThen())
 }
 
 // here is f.file for a command.

@@ -22,9 +22,13 @@ func (s *space) readChains() {
 	if err != nil {
 		return
 	}
+	s.guarded = map[string]bool{}
 	for _, m := range list {
 		if c, ok := decodeChain(m); ok {
 			s.chains = append(s.chains, c)
+		}
+		for _, device := range guardedBy(m) {
+			s.guarded[device] = true
 		}
 	}
 	if len(s.chains) > 0 {
@@ -99,6 +103,26 @@ func decodeChain(m []byte) (c chain, ok bool) {
 		}
 	}
 	return c, c.family != ""
+}
+
+// guardedBy are the devices that a chain of tunlb's own sees the packets of, before the kernel does (package stack/nft).
+func guardedBy(m []byte) (devices []string) {
+	if len(m) < filterHeader || m[0] != unix.NFPROTO_NETDEV {
+		return nil
+	}
+	attrs := attributes(m[filterHeader:])
+	hook := attributes(attrs[unix.NFTA_CHAIN_HOOK])
+	if !strings.HasPrefix(nl.BytesToString(attrs[unix.NFTA_CHAIN_TABLE]), "tunlb-guard-") || hook == nil {
+		return nil
+	}
+	if device, has := hook[unix.NFTA_HOOK_DEV]; has {
+		devices = append(devices, nl.BytesToString(device))
+	}
+	const severalDevices = 4 // NFTA_HOOK_DEVS
+	for _, device := range elements(hook[severalDevices]) {
+		devices = append(devices, nl.BytesToString(device))
+	}
+	return devices
 }
 
 // readFilterRules adds the rules to their chains.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tunlb/tunlb/policy"
+	"github.com/tunlb/tunlb/stack/nft"
 	"github.com/tunlb/tunlb/tunlb/control"
 )
 
@@ -39,7 +40,8 @@ func (f *facts) gather(ctx context.Context) error {
 			f.spaces[p.NetNS] = lookInto(p.NetNS)
 		}
 	}
-	if f.boxTUN() == nil {
+	f.filter = f.tryFilter()
+	if f.boxTUN() == nil && len(f.boxPorts()) == 0 {
 		return nil
 	}
 	f.findServers()
@@ -48,6 +50,26 @@ func (f *facts) gather(ctx context.Context) error {
 	f.askServers()
 	f.dial(ctx)
 	return f.lookAtNeighbours()
+}
+
+// tryFilter tries what a start would need of the packet filter, and undoes it at once.
+func (f *facts) tryFilter() (p packetFilter) {
+	if f.running() {
+		return p
+	}
+	if len(f.boxPorts()) > 0 {
+		guard, err := nft.OpenGuard("")
+		if p.guardErr = err; err == nil {
+			guard.Close()
+		}
+	}
+	if f.carries() {
+		carrier, err := nft.OpenCarrier("", 1)
+		if p.carrierErr = err; err == nil {
+			carrier.Close()
+		}
+	}
+	return p
 }
 
 func lookAtTUN() tunDevice {
@@ -127,9 +149,9 @@ func (f *facts) lookAtMetrics(ctx context.Context) (e endpoint) {
 	return endpoint{true, err}
 }
 
-// findServers lists those of routed services, and the routes to them.
+// findServers lists those that the box reaches, and the routes to them.
 func (f *facts) findServers() {
-	for _, svc := range f.routed() {
+	for _, svc := range f.boxed() {
 		for _, s := range svc.Servers {
 			if len(f.servers) == maxAsked {
 				return
@@ -152,8 +174,8 @@ func (f *facts) findIngress() {
 	box := f.box()
 	add := func(device string, from netip.Addr, real bool) {
 		dev := box.link(device)
-		if dev == nil || dev.loopback || device == f.boxTUN().Name || len(f.ingress) == maxIngress ||
-			!slices.Contains(f.families(), family(from)) ||
+		if dev == nil || dev.loopback || device == f.tunName() || len(f.ingress) == maxIngress ||
+			!slices.Contains(familiesOf(f.boxed()), family(from)) ||
 			slices.ContainsFunc(f.ingress, func(i ingress) bool { return i.device == device && family(i.from) == family(from) }) {
 			return
 		}
@@ -173,7 +195,7 @@ func (f *facts) findIngress() {
 			}
 		}
 	}
-	for _, vip := range vips(f.routed()) {
+	for _, vip := range vips(f.boxed()) {
 		for _, a := range box.addresses {
 			if a.prefix.Contains(vip) {
 				box.eachPeer(a.device, func(from netip.Addr) { add(a.device, from, false) })
@@ -226,13 +248,13 @@ func (f *facts) askEntries() {
 
 // askServers asks where what tunlb writes and what servers answer would go.
 func (f *facts) askServers() {
-	if !f.running() || f.box().link(f.boxTUN().Name) == nil {
+	if !f.running() || f.boxTUN() != nil && f.box().link(f.tunName()) == nil {
 		return
 	}
 	for i := range f.servers {
 		s := &f.servers[i]
 		n := slices.IndexFunc(f.ingress, func(i ingress) bool { return family(i.from) == family(s.addr.Addr()) })
-		if n < 0 || s.route.err != nil || s.route.local || s.direct {
+		if n < 0 || s.route.err != nil || s.route.local || s.direct || f.boxTUN() == nil {
 			s.written = s.route
 			continue
 		}
@@ -256,7 +278,7 @@ func (f *facts) dial(ctx context.Context) {
 	var wg sync.WaitGroup
 	for i := range f.servers {
 		s := &f.servers[i]
-		if s.route.err != nil || s.route.local || s.route.device == f.boxTUN().Name {
+		if s.route.err != nil || s.route.local || s.route.device == f.tunName() {
 			continue
 		}
 		wg.Go(func() { // ends with ctx

@@ -330,13 +330,13 @@ func (l *findings) checkBridge(f *facts, s *space, p config.Port) {
 	}
 }
 
-// checkVIPs says how the virtual addresses of routed services get to this box.
+// checkVIPs says how the virtual addresses get to this box.
 func checkVIPs(f *facts) []Finding {
 	var l findings
 	box := f.box()
-	for _, vip := range vips(f.routed()) {
+	for _, vip := range vips(f.boxed()) {
 		if owner := box.owner(vip); owner != "" {
-			if r := box.obstacle(family(vip)); r != nil && !f.running() {
+			if r := box.obstacle(family(vip)); r != nil && !f.running() && f.boxTUN() != nil {
 				l.add(Fail, vip.String(), fmt.Sprintf("%s rule add pref 0 lookup local && %[1]s rule del pref %d", ip(family(vip)), r.pref),
 					"is an address of this box (%s), so `lookup local` has to give way to tunlb's rules, but one stands at preference %d", owner, r.pref)
 				continue

@@ -50,7 +50,7 @@ func (f *facts) tunMTU(l *findings) (compared bool) {
 func checkOffload(f *facts) []Finding {
 	var l findings
 	for _, p := range f.ports() {
-		if s := f.spaces[p.NetNS]; s != nil && s.err == nil && p.Ethernet() {
+		if s := f.spaces[p.NetNS]; s != nil && s.err == nil && (p.Ethernet() || p.Box()) {
 			l.segmentOffload(s, p)
 		}
 	}

@@ -38,6 +38,7 @@ func TestLooked(t *testing.T) {
 		{"direct, namespace gone", drFile, edits(heard, func(f *facts) { f.box().err = errNotNetNS }), nil},
 		{"direct, nobody has asked", drFile, edits(heard, traffic(0, 0, 0), traffic(1, 0, 0)), []string{"neighbour", "arp", "loop", "mtu", "offload"}},
 		{"direct, no neighbours", drFile, segment(tunlb.SegmentStatus{Ports: []string{"tap0"}}), []string{"arp", "loop", "passing", "mtu", "offload"}},
+		{"the box's interfaces", boxFile, func(*facts) {}, []string{"neighbour", "gateway", "offload"}},
 		{"one port, nothing to compare", oneArmFile, heard, []string{"neighbour", "arp", "loop", "passing", "offload"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

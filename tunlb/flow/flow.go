@@ -69,6 +69,10 @@ const (
 	ackedReverse       // ack[Reverse] is known
 	answered           // not TCP: the server has sent something
 	answersOnly        // the index has no entry for the client's packets
+	_                  // two bits for Flow.Carriage, see carriageShift
+	_
+	learnsAnew // the kernel has carried it, see SetCarriage
+	doubtful   // closed by a RST that could not be judged, see trackCarried
 )
 
 func (f *Flow) is(bit flags) bool { return f.flags&bit != 0 }
@@ -176,8 +180,8 @@ func (f *Flow) Bytes(d Direction) uint64 {
 	return uint64(f.bytesHigh[d&1])<<32 | uint64(f.bytesLow[d&1])
 }
 
-func (f *Flow) addBytes(d Direction, n int) {
-	sum := uint64(f.bytesLow[d&1]) + uint64(n)
+func (f *Flow) addBytes(d Direction, n uint64) {
+	sum := uint64(f.bytesLow[d&1]) + n
 	f.bytesLow[d&1] = uint32(sum)
 	f.bytesHigh[d&1] += uint16(sum >> 32)
 }
@@ -192,6 +196,7 @@ type Snapshot struct {
 	Bytes           [2]uint64      // by Direction
 	ServerID        uint32
 	Exits           [2]uint8 // by Direction
+	Carriage        Carriage
 
 	Assured, OneWay, Gateway, Translated, AnswersOnly bool
 }
@@ -207,6 +212,7 @@ func (t *Table) Snapshot(f *Flow, now Tick) Snapshot {
 		Bytes:    [2]uint64{f.Bytes(Forward), f.Bytes(Reverse)},
 		ServerID: f.Server(),
 		Exits:    f.exits,
+		Carriage: f.Carriage(),
 		Assured:  f.Assured(), OneWay: f.OneWay(), Gateway: f.Gateway(), Translated: f.Translated(), AnswersOnly: f.AnswersOnly(),
 	}
 }

@@ -80,11 +80,15 @@ func (t *Table) SetTimeouts(o Timeouts) {
 func (t *Table) SetClass(class uint8, o Timeouts) { t.timeouts[class] = o.table() }
 
 // timeout is the time that f may be silent for. An established connection whose client has not shown
-// that it hears the server (a SYN and a forged ACK) gets no more than SYN_RECV does.
+// that it hears the server (a SYN and a forged ACK) gets no more than SYN_RECV does. One that was closed by a RST
+// which could not be judged has longer to show that it lives.
 func (t *Table) timeout(f *Flow) Tick {
 	s := f.state
-	if s == StateEstablished && !f.is(assured) {
+	switch {
+	case s == StateEstablished && !f.is(assured):
 		s = StateSynRecv
+	case s == StateClose && f.is(doubtful):
+		s = StateCloseWait
 	}
 	return t.timeouts[f.Class()][s]
 }

@@ -13,7 +13,7 @@ type Change struct {
 // Track follows a packet of direction d: time, bytes, state, timers.
 func (t *Table) Track(f *Flow, d Direction, v *packet.View, now Tick) Change {
 	f.seen = now
-	f.addBytes(d, v.PacketLen())
+	f.addBytes(d, uint64(v.PacketLen()))
 	if f.proto == packet.ProtoTCP {
 		if v.FragOffset != 0 {
 			return Change{Old: f.state, New: f.state} // no TCP header in there
@@ -31,6 +31,9 @@ func (t *Table) Track(f *Flow, d Direction, v *packet.View, now Tick) Change {
 }
 
 func (t *Table) trackTCP(f *Flow, d Direction, v *packet.View, now Tick) Change {
+	if f.Carriage() == ByKernel {
+		return t.trackCarried(f, d, v, now)
+	}
 	old := f.state
 	ev := eventOf(v.TCPFlags)
 	fits, heard := f.sequence(d, v, ev)
@@ -43,6 +46,9 @@ func (t *Table) trackTCP(f *Flow, d Direction, v *packet.View, now Tick) Change 
 	}
 	f.state = tcp[f.vantage(d)][ev][old]
 	was := f.flags
+	if f.revives(ev) {
+		f.state = StateEstablished
+	}
 	switch {
 	case f.state == StateTimeWait || f.state == StateClose:
 		f.flags &^= assured // over: may be evicted
@@ -148,7 +154,7 @@ func (f *Flow) sequence(d Direction, v *packet.View, ev event) (fits, heard bool
 			f.ack[d] = v.Ack
 			f.flags |= ackedForward << d
 		}
-		heard = d == Forward && behind < handshakeWindow
+		heard = d == Forward && (behind < handshakeWindow || f.is(learnsAnew))
 	}
 	return true, heard
 }

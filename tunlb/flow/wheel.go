@@ -35,6 +35,9 @@ func (w *wheel) start(now Tick) { w.at = now &^ (slotTicks - 1) }
 // bucketFor is where f is to wait.
 func (t *Table) bucketFor(f *Flow, now Tick) uint16 {
 	wait, list := t.deadline(f).Sub(t.wheel.at), uint16(assuredList)
+	if f.Carriage() == ByKernel {
+		wait = max(wait, (now + carriedReview).Sub(t.wheel.at))
+	}
 	if !f.is(assured) {
 		wait, list = min(wait, (now+review).Sub(t.wheel.at)), 0
 	}
@@ -132,7 +135,7 @@ func (t *Table) drain(bucket uint16, now Tick, budget *int) bool {
 		}
 		*budget--
 		f := t.record(ref)
-		if t.deadline(f).Sub(now) <= 0 {
+		if t.Silent(f, now) && f.Carriage() != ByKernel {
 			t.stats.Expired++
 			t.remove(f, ref)
 			continue

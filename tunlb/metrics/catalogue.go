@@ -57,6 +57,7 @@ func Catalogue() []Section {
 	return []Section{
 		{"The process", process()},
 		{"The connection table", table()},
+		{"The fast path", fastpath()},
 		{"Services", ofServices()},
 		{"Servers", ofServers()},
 		{"Drops and errors", drops()},
@@ -101,6 +102,35 @@ func table() []Metric {
 					put(float64(g.Mappings), g.Inside.String(), g.Masquerade.String())
 				}
 			}),
+	}
+}
+
+// fastpath is there only where the kernel carries connections.
+func fastpath() []Metric {
+	read := func(value func(s *tunlb.FastpathStatus) float64) reader {
+		return func(s *snapshot, put put) {
+			if s.status.Fastpath != nil {
+				put(value(s.status.Fastpath))
+			}
+		}
+	}
+	type fast = *tunlb.FastpathStatus
+	return []Metric{
+		gauge("tunlb_fastpath_connections", "Connections that the kernel carries. There are no metrics of the fast path where it is not in use.", nil, read(func(s fast) float64 { return float64(s.Carried) })),
+		gauge("tunlb_fastpath_half_open_connections", "Connections of these, and of those that are about to be, that were handed over with their first packet and have not shown yet that both sides take part.", nil, read(func(s fast) float64 { return float64(s.HalfOpen) })),
+		counter("tunlb_fastpath_handed_over_total", "Connections handed over to the kernel.", nil, read(func(s fast) float64 { return float64(s.HandedOver) })),
+		counter("tunlb_fastpath_taken_back_total", "Connections taken back: ended, or no longer the kernel's to carry.", nil, read(func(s fast) float64 { return float64(s.TakenBack) })),
+		counter("tunlb_fastpath_missed_total", "Hand-overs put off since too many waited.", nil, read(func(s fast) float64 { return float64(s.Missed) })),
+		counter("tunlb_fastpath_refused_total", "Connections that the kernel does not carry: kernel (it has said so), local (client or server is the box), no-way (to one of both, out of an Ethernet interface), resolving (a MAC was not known yet), mtu (packets may be too big for the way out), full.", []string{"reason"}, func(s *snapshot, put put) {
+			if s.status.Fastpath != nil {
+				for _, r := range tunlb.Refusals() {
+					put(float64(s.status.Fastpath.Refused[r.String()]), r.String())
+				}
+			}
+		}),
+		counter("tunlb_fastpath_packets_total", "Packets carried by the kernel as it counts: a super-packet is one. They are in the services' counters as well.", nil, read(func(s fast) float64 { return float64(s.Packets) })),
+		counter("tunlb_fastpath_bytes_total", "Bytes of IP carried by the kernel. They are in the services' counters as well.", nil, read(func(s fast) float64 { return float64(s.Bytes) })),
+		counter("tunlb_fastpath_errors_total", "Errors of the kernel, when it was asked what it carries or told to stop.", nil, read(func(s fast) float64 { return float64(s.Errors) })),
 	}
 }
 
@@ -152,6 +182,7 @@ func ofServers() []Metric {
 		gauge("tunlb_server_connections", "Connections: active (ESTABLISHED or SYN_RECV) and inactive.", and(byServer, "state"), each(
 			labelled("active", func(s server) float64 { return float64(s.Active) }),
 			labelled("inactive", func(s server) float64 { return float64(s.Inactive) }))),
+		gauge("tunlb_server_carried_connections", "Connections of these that the kernel carries.", byServer, each(value(func(s server) float64 { return float64(s.Carried) }))),
 		gauge("tunlb_server_persistence_templates", "Clients that are kept with it.", byServer, each(value(func(s server) float64 { return float64(s.Persistent) }))),
 		counter("tunlb_server_connections_total", "Connections opened.", byServer, each(value(func(s server) float64 { return float64(s.Traffic.Conns) }))),
 		counter("tunlb_server_packets_total", "Packets as on the wire: in from clients, out to them. In direct routing answers pass tunlb only if it is the server's gateway.", and(byServer, "direction"), each(

@@ -238,3 +238,32 @@ func FuzzPeel(f *testing.F) {
 		known.answerTo(append(make([]byte, packet.VnetLen), data...), macDirector)
 	})
 }
+
+// TestInterfaces: ports that are the box's own interfaces take captures of any link layer, and everybody is reached by
+// them.
+func TestInterfaces(t *testing.T) {
+	const cfg = `
+ports: [{name: eth0, type: packet}, {name: eth1, type: packet}]
+services:
+  - {name: web, listen: 203.0.113.22:80/tcp, scheduler: rr, servers: [192.168.0.10:8080]}
+  - {name: web6, listen: "[2001:db8:113::22]:80/tcp", scheduler: rr, servers: ["[2001:db8:c0::10]:8080"]}
+`
+	for _, v6 := range []bool{false, true} {
+		for _, link := range []links.LinkType{links.LinkTypeRaw, links.LinkTypeEthernet} {
+			list := connection(t, v6)
+			for i := range list {
+				if link == links.LinkTypeEthernet {
+					list[i].frame = on(list[i].frame, macDirector, macRouter)
+				}
+			}
+			sum, out := rerun(t, save(t, link, list), cfg, 1)
+			var ways []string
+			for _, p := range packets(t, out) {
+				ways = append(ways, p.Port+" "+p.Side.String())
+			}
+			if want := []string{"eth0 in", "eth0 out", "eth0 in", "eth0 out"}; !slices.Equal(ways, want) || sum.Flows != 1 || sum.Dropped != 0 {
+				t.Errorf("link %v, v6 %v: %q, want %q: %+v", link, v6, ways, want, sum)
+			}
+		}
+	}
+}

@@ -30,15 +30,17 @@ func (m *memory) Close() error             { return nil }
 
 // attachments are the ports of a configuration, in memory. mac is tunlb's own on all segments.
 func attachments(cfg *config.Config, mac packet.MAC) (out []tunlb.Attachment) {
-	for _, p := range cfg.Ports {
+	for i, p := range cfg.Ports {
 		dev := &memory{name: p.Name, mtu: p.MTU}
 		if dev.mtu == 0 { // the interface's own, which nobody knows here
 			dev.mtu = config.DefaultMTU
 		}
-		if p.Ethernet() {
+		if p.Ethernet() || p.Box() {
 			dev.link = packet.LinkEthernet
 		}
-		out = append(out, wiring.Attachment(p, dev, mac))
+		a := wiring.Attachment(p, dev, mac)
+		a.Index = firstLink + i
+		out = append(out, a)
 	}
 	return out
 }
@@ -65,13 +67,16 @@ func engineConfig(cfg *config.Config) tunlb.Config {
 	return out
 }
 
-// direct is the way of directly routed servers by the box's own interfaces: every one is there, at a MAC made up of
-// its address.
+// direct is the way out of the box's own interfaces, to directly routed servers and, from ports that are such interfaces,
+// to everybody: every one is there, at a MAC made up of the address, behind the first of them.
 type direct struct{}
+
+// firstLink is the index of the first interface.
+const firstLink = 1
 
 func (direct) Way(server [16]byte) (tunlb.Way, bool) {
 	mac := packet.MAC{0x02, 0, server[12], server[13], server[14], server[15]}
-	return tunlb.Way{Link: 1, MTU: config.DefaultMTU, Source: ownMAC(), MAC: mac}, true
+	return tunlb.Way{Link: firstLink, MTU: config.DefaultMTU, Source: ownMAC(), MAC: mac}, true
 }
 
 func (direct) Write([]byte, int) error { return nil }

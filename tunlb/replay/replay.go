@@ -226,6 +226,11 @@ func (r *run) frame(p *capture.Packet) (port int, frame []byte, skip string, err
 		link, data = packet.LinkEthernet, l.ethernet
 	case data == nil:
 		return 0, nil, skipNoIP, nil
+	case to.Box() && l.ethernet == nil: // nobody looks at its MACs
+		head := packet.AppendEthernet(nil, append(make([]byte, packet.VnetLen), data...), r.mac, packet.MAC{})
+		link, data = packet.LinkEthernet, head[packet.VnetLen:]
+	case to.Box():
+		link, data = packet.LinkEthernet, l.ethernet
 	}
 	if packet.VnetLen+len(data) > len(r.buf)-packet.Headroom {
 		return 0, nil, skipTooBig, nil

@@ -28,6 +28,7 @@ const (
 	StepWaited = "waited" // Text: this is the second half of a journey, and nothing comes in
 	StepFlow   = "flow"   // Text
 	StepWhy    = "why"    // Text; the record's Why has the servers
+	StepPath   = "path"   // Text: the kernel carries what follows
 	StepEdit   = "edit"   // Change
 	StepOut    = "out"    // Port, Length, Packet: the packet itself leaves
 	StepTo     = "to"     // Text: where else it went
@@ -108,6 +109,12 @@ func (j *Journey) flow() {
 	}
 	if j.Why != nil && j.Why.Why != "" {
 		j.add(Step{Kind: StepWhy, Text: j.Why.Why})
+	}
+	switch j.Fastpath {
+	case "offered":
+		j.add(Step{Kind: StepPath, Text: "the connection is being handed over to the kernel, which carries what follows"})
+	case "carried":
+		j.add(Step{Kind: StepPath, Text: "the kernel carries the connection: only packets that open or end it, fragments and ICMP errors are seen here"})
 	}
 }
 

@@ -33,9 +33,10 @@ type Record struct {
 	Reply    bool           `json:"reply,omitempty"`    // from the server to the client
 
 	// Valid iff Flow is not 0.
-	Flow       uint32         `json:"flow,omitempty"`   // a hash of Protocol, Client and VIP, for short
-	Opened     bool           `json:"opened,omitempty"` // by this packet
-	State      string         `json:"state,omitempty"`  // after it
+	Flow       uint32         `json:"flow,omitempty"`     // a hash of Protocol, Client and VIP, for short
+	Opened     bool           `json:"opened,omitempty"`   // by this packet
+	State      string         `json:"state,omitempty"`    // after it
+	Fastpath   string         `json:"fastpath,omitempty"` // "carried" by the kernel, which lets only packets such as this one be seen, or "offered" to it
 	Mode       string         `json:"mode,omitempty"`
 	Source     netip.AddrPort `json:"source,omitzero"` // what the server sees as the client, iff that is translated
 	Server     netip.AddrPort `json:"server,omitzero"`

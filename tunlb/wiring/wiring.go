@@ -25,6 +25,9 @@ func Config(cfg *config.Config) tunlb.Config {
 // Attachment is a configured port as the engine is to see it. mac is tunlb's own on its segment, and means nothing for
 // a TUN.
 func Attachment(p config.Port, dev port.Port, mac packet.MAC) tunlb.Attachment {
+	if p.Box() {
+		return tunlb.Attachment{Port: dev, Box: true} // the caller knows its index
+	}
 	a := tunlb.Attachment{Port: dev, NetNS: p.NetNS, Own: p.Router, Routes: p.Routes}
 	for _, prefix := range p.Addresses {
 		a.Subnets = append(a.Subnets, prefix.Masked())

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tunlb/tunlb/labnet"
+)
+
+// attachment is a way of the box's packets to tunlb, as the beginning of a file.
+type attachment struct{ name, file string }
+
+// onBox says whether tunlb takes packets from the box's own interfaces, without a TUN.
+func (a attachment) onBox() bool { return a.name == "packet" }
+
+var attachments = []attachment{
+	{"tun", ""},
+	{"packet", "ports: [{name: eth0, type: packet}, {name: eth1, type: packet}]\n"},
+	{"kernel", "fastpath: kernel\n"},
+}
+
+// attached runs a test over all of them, with offloads left to the links and done before them, with a VIP that is an
+// address of the box and with one that is routed to it.
+func attached(t *testing.T, test func(t *testing.T, a attachment, options labnet.StoryOptions)) {
+	offloads(t, func(t *testing.T, off bool) {
+		for _, a := range attachments {
+			for _, own := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/own-vip=%v", a.name, own), func(t *testing.T) {
+					test(t, a, labnet.StoryOptions{OwnVIP: own, NoOffload: off})
+				})
+			}
+		}
+	})
+}
+
+// serving is the story's network with something to be reached on the box, and on the client.
+func serving(options labnet.StoryOptions) labnet.Topology {
+	topology := labnet.Story(options)
+	for i := range topology.Nodes {
+		switch n := &topology.Nodes[i]; n.Name {
+		case "lb":
+			n.Services = []labnet.Service{{Kind: labnet.TCPEcho, Port: 22}, {Kind: labnet.UDPEcho, Port: 500}}
+		case "client":
+			n.Services = []labnet.Service{{Kind: labnet.HTTP, Port: 80}, {Kind: labnet.UDPEcho, Port: 7}}
+		}
+	}
+	return topology
+}
+
+// TestAttachments: whatever the packets' way to tunlb is, the same comes of it.
+func TestAttachments(t *testing.T) {
+	attached(t, func(t *testing.T, a attachment, options labnet.StoryOptions) {
+		s := openLab(t, serving(options), a.file+echoConfig)
+		boxAddress := map[bool]string{true: labnet.VIP, false: "198.51.100.1"}[options.OwnVIP]
+		session := s.dial("client", "tcp", hostPort(boxAddress, 22))
+		s.echo(session, []byte("before"))
+		s.start()
+		t.Cleanup(s.stop)
+		s.echo(session, []byte("a session of the box's that was there before goes on"))
+		for i, vip := range vips {
+			s.balances(vip, []string{"198.51.100.7", "2001:db8:1::7"}[i])
+			s.transfer("client", vip)
+			s.datagrams("client", vip)
+			if options.OwnVIP || !a.onBox() { // else nobody answers a ping
+				s.ping("client", vip)
+			}
+			if options.OwnVIP {
+				s.echo(s.dial("client", "tcp", hostPort(vip, 22)), []byte("ssh"))
+				if name := s.echo(s.dial("client", "udp", hostPort(vip, 500)), []byte("ike")); name != "lb" {
+					t.Errorf("udp 500 of %s was answered by %s", vip, name)
+				}
+			}
+			if !options.OwnVIP || !a.onBox() { // a server is a client: there has to be an address to translate its own to
+				if got := s.sequence("rs1", "http://"+hostPort(vip, 80)+"/", 3); len(strings.Fields(got)) != 3 {
+					t.Errorf("rs1 to %s: %s", vip, got)
+				}
+				s.datagrams("rs1", vip)
+			}
+			s.boxToServer([]string{"192.168.0.10", "2001:db8:c0::10"}[i])
+			s.serverToClient([]string{"192.168.0.10", "2001:db8:c0::10"}[i], []string{"198.51.100.7", "2001:db8:1::7"}[i])
+		}
+		s.refuses(81)
+		s.refuses(99)
+		s.echo(session, []byte("after"))
+		if drops := s.status().Drops; drops["checksum"] > 0 || drops["malformed"] > 0 {
+			t.Errorf("drops: %v", drops)
+		}
+	})
+}
+
+// balances wants requests to be answered by one server after the other, which sees the client's address.
+func (s *site) balances(vip, client string) {
+	s.t.Helper()
+	for n := range 6 {
+		text, server := s.get("client", "http://"+hostPort(vip, 80)+"/x")
+		if want := fmt.Sprintf("rs%d", n%3+1); server != want {
+			s.t.Errorf("%s request %d went to %s, want %s", vip, n, server, want)
+		}
+		if !strings.Contains(text, " from "+strings.Trim(hostPort(client, 0), "0")) {
+			s.t.Errorf("%s: the server does not see the client's address: %s", vip, text)
+		}
+	}
+}
+
+// boxToServer uses a server from the box itself, past tunlb.
+func (s *site) boxToServer(server string) {
+	s.t.Helper()
+	if _, name, err := s.fetch("lb", http.MethodGet, "http://"+hostPort(server, 8080)+"/", nil); name != "rs1" {
+		s.t.Errorf("%s is answered for by %q: %v", server, name, err)
+	}
+	s.datagrams("lb", server)
+	s.ping("lb", server)
+}
+
+// serverToClient uses a client from rs1, past tunlb: the box routes what servers send on their own account.
+func (s *site) serverToClient(server, client string) {
+	s.t.Helper()
+	if text, _ := s.get("rs1", "http://"+hostPort(client, 80)+"/"); !strings.Contains(text, " from "+strings.Trim(hostPort(server, 0), "0")) {
+		s.t.Errorf("routed: %s", text)
+	}
+	s.datagrams("rs1", client)
+	s.ping("rs1", client)
+}
+
+// refuses wants connections to a port of the VIP to be refused at once.
+func (s *site) refuses(port int) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	began := time.Now()
+	_, err := s.lab.NS("client").DialContext(ctx, "tcp", hostPort(labnet.VIP, port))
+	if !errors.Is(err, syscall.ECONNREFUSED) || time.Since(began) > time.Second {
+		s.t.Errorf("port %d: %v after %v, want a refusal at once", port, err, time.Since(began))
+	}
+	conn := s.dial("client", "udp", hostPort(labnet.VIP, port))
+	if _, err := conn.Write([]byte("x")); err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 10)); !errors.Is(err, syscall.ECONNREFUSED) {
+		s.t.Errorf("port %d/udp: %v, want refused", port, err)
+	}
+}
+
+// TestAttachmentsChange: services, servers and the box's addresses come and go while connections are open.
+func TestAttachmentsChange(t *testing.T) {
+	needLab(t)
+	for _, a := range attachments[1:] { // of the TUN other tests tell
+		t.Run(a.name, func(t *testing.T) {
+			s := openSite(t, labnet.StoryOptions{}, a.file+storyConfig)
+			conn := s.dial("client", "tcp", hostPort(labnet.VIP, 7))
+			s.echo(conn, []byte("hello"))
+
+			s.write(a.file + storyConfig + "  - {name: new, listen: ['203.0.113.23:82/tcp', '203.0.113.22:82'], servers: ['192.168.0.11:8080']}\n")
+			if got := s.done("reload"); !strings.Contains(got, "+ service new") {
+				t.Errorf("reload: %s", got)
+			}
+			for _, vip := range []string{"203.0.113.23", labnet.VIP} {
+				if _, server := s.get("client", "http://"+hostPort(vip, 82)+"/"); server != "rs2" {
+					t.Errorf("the new service is answered by %s", server)
+				}
+			}
+			s.echo(conn, []byte("after a reload"))
+
+			// The VIP becomes the box's, and ceases to be.
+			for _, owner := range []string{"box", "tunlb"} {
+				s.moveVIP(owner == "box")
+				s.until("VIP of "+owner, func() error {
+					if got := s.status().Services[0].Owner; got != owner && !a.onBox() {
+						return fmt.Errorf("owner is %s", got)
+					}
+					return nil
+				})
+				s.echo(conn, []byte("VIP of "+owner))
+				s.get("client", "http://"+hostPort(labnet.VIP, 80)+"/")
+			}
+
+			s.write(a.file + strings.Replace(storyConfig, "servers: [192.168.0.10, 192.168.0.11, 192.168.0.12]\n  - name: drained\n", "servers: [192.168.0.11]\n  - name: drained\n", 1))
+			s.done("reload")
+			s.until("a connection to a server that is gone is reset", func() error {
+				if _, err := conn.Write([]byte("anybody there?")); errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+					return nil
+				}
+				return errors.New("not reset yet")
+			})
+			if _, _, err := s.fetch("client", http.MethodGet, "http://203.0.113.23:82/", nil); err == nil {
+				t.Error("a service that is gone answers")
+			}
+		})
+	}
+}
+
+// moveVIP gives the box the VIP on lo, or takes it away.
+func (s *site) moveVIP(add bool) {
+	s.t.Helper()
+	h, vip := s.lab.NS("lb").Handle(), netip.MustParsePrefix(labnet.VIP+"/32")
+	if add {
+		s.must(s.lab.NS("lb").AddAddress("lo", vip))
+		return
+	}
+	lo, err := h.LinkByName("lo")
+	s.must(err)
+	addrs, err := h.AddrList(lo, 2)
+	s.must(err)
+	for _, a := range addrs {
+		if a.IP.String() == labnet.VIP {
+			s.must(h.AddrDel(lo, &a))
+		}
+	}
+}
+
+// TestAttachmentsPathMTU: a router beyond the director has a narrower link. Its "too big" has to reach the server.
+func TestAttachmentsPathMTU(t *testing.T) {
+	attached(t, func(t *testing.T, a attachment, options labnet.StoryOptions) {
+		options.Router, options.ClientMTU = true, 1400
+		if a.name == "tun" {
+			return // TestPathMTU
+		}
+		s := openSite(t, options, a.file+storyConfig)
+		for _, vip := range vips {
+			s.transfer("client", vip)
+			s.datagrams("client", vip)
+		}
+	})
+}
+
+// TestAttachmentsKilled: after a kill -9 the box's kernel handles everything itself again. Nothing is left
+// but what is left of a TUN's ways, and a new start finds nothing in its way.
+func TestAttachmentsKilled(t *testing.T) {
+	needLab(t)
+	for _, a := range attachments[1:] {
+		t.Run(a.name, func(t *testing.T) {
+			s := openLab(t, serving(labnet.StoryOptions{OwnVIP: true}), a.file+storyConfig)
+			for range 2 {
+				s.start()
+				conn := s.dial("client", "tcp", hostPort(labnet.VIP, 7))
+				s.echo(conn, []byte("hello"))
+				s.kill()
+				s.echo(s.dial("client", "tcp", hostPort(labnet.VIP, 22)), []byte("ssh"))
+			}
+			if stdout, stderr, code := s.tunlb("clean"); code != 0 || a.onBox() != strings.Contains(stdout, "nothing to clean") {
+				t.Errorf("clean: exit %d %s%s", code, stdout, stderr)
+			}
+			s.unchanged()
+			// Whose is the VIP's port now? The kernel refuses, as nobody listens.
+			if _, _, err := s.fetch("client", http.MethodGet, "http://"+hostPort(labnet.VIP, 80)+"/", nil); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("a connection to the service after all that: %v, want the kernel to refuse it", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,311 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/tunlb/tunlb/labnet"
+	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/control"
+)
+
+const fastConfig = "fastpath: kernel\n" + storyConfig
+
+// fast runs a test in a site whose services' connections are handed over to the kernel.
+func fast(t *testing.T, config string, test func(s *site)) {
+	offloads(t, func(t *testing.T, off bool) {
+		test(openSite(t, labnet.StoryOptions{NoOffload: off}, config))
+	})
+}
+
+// carried wants so many connections to be the kernel's.
+func (s *site) carried(want int) {
+	s.t.Helper()
+	s.until(fmt.Sprintf("the kernel carries %d connections", want), func() error {
+		if got := s.status().Fastpath; got == nil || got.Carried != want {
+			return fmt.Errorf("%+v", got)
+		}
+		return nil
+	})
+}
+
+// received is what tunlb itself has had to read.
+func (s *site) received() uint64 {
+	s.t.Helper()
+	return s.status().Ports[0].RxBytes
+}
+
+// service is its status.
+func (s *site) service(name string) tunlb.ServiceStatus {
+	s.t.Helper()
+	for _, svc := range s.status().Services {
+		if svc.Name == name {
+			return svc
+		}
+	}
+	s.t.Fatalf("no service %s", name)
+	return tunlb.ServiceStatus{}
+}
+
+// TestFastpathCounts: a download passes tunlb by, and is counted all the same.
+func TestFastpathCounts(t *testing.T) {
+	fast(t, fastConfig, func(s *site) {
+		const n = 100 << 20
+		for i, vip := range vips {
+			service := []string{"web", "web6"}[i]
+			before, read := s.service(service).Traffic, s.received()
+			s.download("client", vip, n)
+			s.carried(0) // over, and released
+			after := s.service(service).Traffic
+			// 1448 bytes of 1500 are payload.
+			if out := float64(after.OutBytes - before.OutBytes); out < n || out > n*1.05 {
+				t.Errorf("%s: %.0f bytes were counted of %d", service, out, n)
+			}
+			if read := s.received() - read; read > n/20 {
+				t.Errorf("%s: %d of %d bytes have passed tunlb itself", service, read, n)
+			}
+		}
+		if f := s.status().Fastpath; f.HandedOver != 2 || f.TakenBack < 2 || f.Errors > 0 || len(f.Refused) > 0 {
+			t.Errorf("%+v", f)
+		}
+	})
+}
+
+// TestFastpathMany: many short connections, each handed over and back.
+func TestFastpathMany(t *testing.T) {
+	fast(t, fastConfig, func(s *site) {
+		for _, vip := range vips {
+			for n := range 200 {
+				if _, server := s.get("client", "http://"+hostPort(vip, 80)+"/"); server != fmt.Sprintf("rs%d", n%3+1) {
+					t.Fatalf("request %d went to %s", n, server)
+				}
+			}
+		}
+		s.carried(0)
+		f := s.status().Fastpath
+		if f.HandedOver == 0 || f.TakenBack != f.HandedOver || f.HalfOpen != 0 || f.Errors > 0 {
+			t.Errorf("%+v", f)
+		}
+		for _, svc := range s.status().Services {
+			if strings.HasPrefix(svc.Name, "web") && svc.Traffic.Conns != 200 {
+				t.Errorf("%s: %+v", svc.Name, svc.Traffic)
+			}
+		}
+	})
+}
+
+// TestFastpathSessions: echoes through the kernel, and by tunlb again while a server is drained.
+func TestFastpathSessions(t *testing.T) {
+	fast(t, fastConfig, func(s *site) {
+		tcp := s.dial("client", "tcp", hostPort(labnet.VIP, 7))
+		udp := s.dial("client", "udp", hostPort(labnet.VIP, 7))
+		udp6 := s.dial("client", "udp", hostPort(labnet.VIP6, 7))
+		talk := func(text string) {
+			t.Helper()
+			for range 3 {
+				s.echo(tcp, []byte(text))
+				s.echo(udp, []byte(text))
+				s.echo(udp6, []byte(text))
+			}
+		}
+		talk("before")
+		s.carried(3)
+		talk("by the kernel")
+		read := s.received()
+		for range 50 {
+			talk("by the kernel")
+		}
+		if read = s.received() - read; read > 0 {
+			t.Errorf("%d bytes have passed tunlb", read)
+		}
+		if list := s.done("conns", "-o", "wide"); strings.Count(list, " kernel ") != 3 {
+			t.Errorf("conns:\n%s", list)
+		}
+		for line := range strings.Lines(s.done("conns", "-o", "json")) {
+			var c control.Conn
+			if s.must(json.Unmarshal([]byte(line), &c)); !c.Fastpath || c.InBytes < 1000 || c.OutBytes < 1000 {
+				t.Errorf("conns: %s", line)
+			}
+		}
+		if text := s.done("status"); !strings.Contains(text, "the kernel carries 3 connections") {
+			t.Errorf("status:\n%s", text)
+		}
+		s.datagrams("client", labnet.VIP) // fragments as well
+		for _, server := range []string{"rs1", "192.168.0.10", "2001:db8:c0::10"} {
+			s.done("drain", server)
+		}
+		s.until("the drained server's connections are taken back", func() error {
+			for _, svc := range s.status().Services {
+				if srv := svc.Servers[0]; srv.Carried > 0 {
+					return fmt.Errorf("%d of %s", srv.Carried, svc.Name)
+				}
+			}
+			return nil
+		})
+		read = s.received()
+		talk("by tunlb")
+		if s.received() == read {
+			t.Error("nothing has passed tunlb")
+		}
+		for _, server := range []string{"rs1", "192.168.0.10", "2001:db8:c0::10"} {
+			s.done("undrain", server)
+		}
+		talk("again")
+		s.until("the kernel carries it again", func() error {
+			if got := s.service("tcpecho").Servers[0].Carried; got != 1 {
+				return fmt.Errorf("%d", got)
+			}
+			return nil
+		})
+		talk("by the kernel")
+		// The end of a connection is seen.
+		s.must(tcp.Close())
+		s.until("the closed connection is over", func() error {
+			if list := s.done("conns", "--service", "tcpecho"); !strings.Contains(list, "TIME_WAIT") {
+				return errors.New(list)
+			}
+			return nil
+		})
+	})
+}
+
+// TestFastpathDrainDuringTransfer: a download goes on through tunlb.
+func TestFastpathDrainDuringTransfer(t *testing.T) {
+	fast(t, fastConfig, func(s *site) {
+		client := s.lab.NS("client").HTTPClient()
+		client.Timeout = patience
+		defer client.CloseIdleConnections()
+		const n = 200 << 20
+		resp, err := client.Get(fmt.Sprintf("http://%s/bytes/%d", hostPort(labnet.VIP, 80), n))
+		s.must(err)
+		defer resp.Body.Close()
+		_, err = io.CopyN(io.Discard, resp.Body, 1<<20)
+		s.must(err)
+		s.carried(1)
+		read := s.received()
+		s.done("drain", resp.Header.Get("Server"))
+		s.carried(0)
+		rest, err := io.Copy(io.Discard, resp.Body)
+		if err != nil || rest != n-1<<20 {
+			t.Fatalf("%d bytes after the drain: %v", rest, err)
+		}
+		if read = s.received() - read; read < 100<<20 {
+			t.Errorf("%d bytes only have passed tunlb", read)
+		}
+	})
+}
+
+const checkedConfig = `fastpath: kernel
+services:
+  - name: tcpecho
+    listen: 203.0.113.22:7/tcp
+    scheduler: rr
+    check: {type: tcp, interval: 100ms, timeout: 500ms, rise: 1, fall: 2}
+    servers: [{name: rs1, address: 192.168.0.10}, {name: rs2, address: 192.168.0.11}]
+`
+
+// TestFastpathServerFails: connections to a server that is down are tunlb's to decide on, and new ones go to another.
+func TestFastpathServerFails(t *testing.T) {
+	needLab(t)
+	s := openSite(t, labnet.StoryOptions{}, checkedConfig)
+	s.healthy("tcpecho", "rs1", "up")
+	s.healthy("tcpecho", "rs2", "up")
+	held := s.dial("client", "tcp", hostPort(labnet.VIP, 7))
+	s.echo(held, []byte("before"))
+	s.carried(1)
+	name := "rs1"
+	if s.server("tcpecho", "rs2").Carried > 0 {
+		name = "rs2"
+	}
+	unblock := s.block(name, 7)
+	s.healthy("tcpecho", name, "down")
+	s.carried(0)
+	s.echo(s.dial("client", "tcp", hostPort(labnet.VIP, 7)), []byte("by the other"))
+	s.carried(1)
+	unblock()
+	s.healthy("tcpecho", name, "up")
+	s.echo(held, []byte("after"))
+	s.carried(2)
+}
+
+// TestFastpathReload: switched off, connections go by tunlb; killed, the kernel forgets them.
+func TestFastpathReload(t *testing.T) {
+	needLab(t)
+	s := openSite(t, labnet.StoryOptions{}, storyConfig)
+	held := s.dial("client", "tcp", hostPort(labnet.VIP, 7))
+	s.echo(held, []byte("by tunlb"))
+	if f := s.status().Fastpath; f != nil {
+		t.Fatalf("%+v", f)
+	}
+	s.write(fastConfig)
+	s.done("reload")
+	s.echo(held, []byte("switched on"))
+	s.carried(1)
+	s.write(storyConfig)
+	s.done("reload")
+	s.carried(0)
+	s.echo(held, []byte("switched off"))
+	s.write(fastConfig)
+	s.done("reload")
+	s.echo(held, []byte("and on"))
+	s.carried(1)
+	s.done("kill", "--service", "tcpecho")
+	s.carried(0)
+	if _, err := held.Write([]byte("killed")); err == nil {
+		if _, err := held.Read(make([]byte, 9)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("a killed connection: %v", err)
+		}
+	}
+}
+
+// TestFastpathLeavesNothing: not even after SIGKILL.
+func TestFastpathLeavesNothing(t *testing.T) {
+	needLab(t)
+	s := openLab(t, labnet.Story(labnet.StoryOptions{}), fastConfig)
+	s.start()
+	held := s.dial("client", "tcp", hostPort(labnet.VIP, 7))
+	s.echo(held, []byte("before"))
+	s.carried(1)
+	s.kill()
+	for _, line := range s.network() {
+		if strings.HasPrefix(line, "table") {
+			t.Errorf("it has left a %s", line)
+		}
+	}
+	s.start() // cleans up
+	defer s.stop()
+	s.get("client", "http://"+hostPort(labnet.VIP, 80)+"/")
+}
+
+// TestFastpathTooBig: where the way out is narrower tunlb carries, and tells senders.
+func TestFastpathTooBig(t *testing.T) {
+	needLab(t)
+	s := openLab(t, labnet.Story(labnet.StoryOptions{}), fastConfig)
+	s.run("lb", "ip", "link", "set", "eth1", "mtu", "1400")
+	s.before = s.network()
+	s.start()
+	t.Cleanup(s.stop)
+	s.transfer("client", labnet.VIP)
+	if f := s.status().Fastpath; f.HandedOver > 0 || f.Refused["mtu"] == 0 {
+		t.Errorf("%+v", f)
+	}
+}
+
+// TestFastpathTrace: a trace says where the connection goes.
+func TestFastpathTrace(t *testing.T) {
+	needLab(t)
+	s := openSite(t, labnet.StoryOptions{}, fastConfig)
+	tr := s.trace("vip", labnet.VIP, "proto", "tcp", "-o", "json")
+	s.get("client", "http://"+hostPort(labnet.VIP, 80)+"/")
+	s.until("the trace has the connection's end", func() error {
+		if out := tr.out.String(); !strings.Contains(out, `"fastpath":"carried"`) || !strings.Contains(out, "TIME_WAIT") {
+			return errors.New(out)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,188 @@
+package kernel
+
+import (
+	"math/bits"
+	"math/rand/v2"
+	"net/netip"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// station is a neighbour at an interface.
+type station struct {
+	link int
+	addr netip.Addr
+}
+
+// device is an interface that routes lead through.
+type device struct {
+	index int
+	state atomic.Pointer[link] // never nil
+}
+
+type link struct {
+	name         string
+	mac          [6]byte
+	mtu          int
+	ethernet, up bool
+}
+
+func (d *device) carries() bool { l := d.state.Load(); return l.up && l.ethernet }
+
+// contact is what is known of a station.
+type contact struct {
+	station
+	raw  [16]byte      // its address
+	word atomic.Uint64 // the MAC in the lower 48 bits, and flags
+	used atomic.Bool   // somebody has asked since the last tick
+
+	// The following are the writers', who hold Neighbours.mu.
+	state   uint16 // of the kernel's entry, NUD_...; 0: there is none, or nothing is known of it
+	idle    int    // ticks since it has been used
+	wait    int    // ticks until it may be asked for again
+	pending bool   // asked for and unanswered, within the bound for those that nobody follows
+	held    bool   // routes or followed addresses lead here: it stays
+	kept    bool   // the kernel shall know its MAC at all times
+	round   uint64 // when that was last found
+}
+
+// Flags of a contact's word.
+const (
+	known   = 1 << (48 + iota) // the MAC is valid
+	failed                     // it has not answered
+	sought                     // the kernel has been told to ask
+	macMask = 1<<48 - 1
+)
+
+func packMAC(m [6]byte) uint64 {
+	return uint64(m[0])<<40 | uint64(m[1])<<32 | uint64(m[2])<<24 | uint64(m[3])<<16 | uint64(m[4])<<8 | uint64(m[5])
+}
+
+func unpackMAC(w uint64) [6]byte {
+	return [6]byte{byte(w >> 40), byte(w >> 32), byte(w >> 24), byte(w >> 16), byte(w >> 8), byte(w)}
+}
+
+// touch notes that the contact is in use. The line is written once a tick, for all lanes read it.
+func (c *contact) touch() {
+	if !c.used.Load() {
+		c.used.Store(true)
+	}
+}
+
+// after takes in the kernel's entry, and says whether that changes a way. An entry that is not there or incomplete says
+// nothing: in doubt all stays as it was.
+func (c *contact) after(e neighbour) (changed bool) {
+	const valid = unix.NUD_PERMANENT | unix.NUD_NOARP | unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE
+	c.state = e.state
+	old := c.word.Load()
+	w := old
+	switch {
+	case e.state&valid != 0 && e.mac != [6]byte{}:
+		w = packMAC(e.mac) | known
+	case e.state&unix.NUD_FAILED != 0:
+		w = failed
+	}
+	c.word.Store(w)
+	return w != old
+}
+
+// contacts finds contacts by station. One goroutine at a time may change it, while others look without waiting.
+type contacts struct {
+	seed  uint64
+	table atomic.Pointer[[]atomic.Pointer[node]] // a power of two of chains
+	count int                                    // the writers'
+}
+
+// node is a link of a chain. Its contact never changes: a reader that stands on a node that is being taken away goes on.
+type node struct {
+	*contact
+	next atomic.Pointer[node]
+}
+
+func newContacts() *contacts {
+	c := &contacts{seed: rand.Uint64() | 1}
+	t := make([]atomic.Pointer[node], 256)
+	c.table.Store(&t)
+	return c
+}
+
+func (c *contacts) hash(link int, raw *[16]byte) uint64 { return mix(raw, c.seed^uint64(link)<<32) }
+
+// mix turns an address into a number of which each bit depends on all of the address.
+func mix(a *[16]byte, seed uint64) uint64 {
+	const k0, k1 = 0x9e3779b97f4a7c15, 0xd1b54a32d192ed03
+	hi, lo := bits.Mul64(u64(a[:8])^seed, k0^u64(a[8:]))
+	hi, lo = bits.Mul64(hi^lo^k1, k0)
+	return hi ^ lo
+}
+
+func u64(b []byte) uint64 {
+	_ = b[7]
+	return uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 | uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
+}
+
+// find is the contact; nil if there is none.
+func (c *contacts) find(link int, raw *[16]byte) *contact {
+	t := *c.table.Load()
+	for n := t[c.hash(link, raw)&uint64(len(t)-1)].Load(); n != nil; n = n.next.Load() {
+		if n.raw == *raw && n.link == link {
+			return n.contact
+		}
+	}
+	return nil
+}
+
+// get is find for writers; a contact that is not there is made.
+func (c *contacts) get(s station) *contact {
+	raw := s.addr.As16()
+	if found := c.find(s.link, &raw); found != nil {
+		return found
+	}
+	t := *c.table.Load()
+	if c.count >= 2*len(t) {
+		t = c.grow(t)
+	}
+	made := &contact{station: s, raw: raw}
+	push(t, c.hash(s.link, &raw), made)
+	c.count++
+	return made
+}
+
+func push(t []atomic.Pointer[node], hash uint64, c *contact) {
+	head := &t[hash&uint64(len(t)-1)]
+	n := &node{contact: c}
+	n.next.Store(head.Load())
+	head.Store(n)
+}
+
+func (c *contacts) grow(old []atomic.Pointer[node]) []atomic.Pointer[node] {
+	t := make([]atomic.Pointer[node], 4*len(old))
+	c.each(func(x *contact) { push(t, c.hash(x.link, &x.raw), x) })
+	c.table.Store(&t)
+	return t
+}
+
+// remove is for writers.
+func (c *contacts) remove(x *contact) {
+	t := *c.table.Load()
+	at := &t[c.hash(x.link, &x.raw)&uint64(len(t)-1)]
+	for n := at.Load(); n != nil; n = at.Load() {
+		if n.contact == x {
+			at.Store(n.next.Load())
+			c.count--
+			return
+		}
+		at = &n.next
+	}
+}
+
+// each visits all contacts; visit may remove the one that it is at. For writers.
+func (c *contacts) each(visit func(*contact)) {
+	t := *c.table.Load()
+	for i := range t {
+		for n := t[i].Load(); n != nil; n = n.next.Load() {
+			visit(n.contact)
+		}
+	}
+}

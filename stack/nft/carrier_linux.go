@@ -1,0 +1,270 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Carrier has the kernel carry connections: packets of theirs that come by the interfaces given to Set, for these' own
+// MACs, are translated and sent on right there, with one from TTL. It does not carry TCP segments with SYN, FIN or RST, fragments,
+// IPv4 options, IPv6 extension headers, tagged (VLAN) packets, nor what has no time left: those are as if it were not there.
+//
+// The box's own nftables rules at ingress are before it, up to priority 99; all its others are passed by. It does not look at
+// the MTU of the way out, and sends no ICMP: a connection should be added only if what its ends send fits. The kernel's table
+// is named tunlb_carrier_N, N being the netlink socket's address, mostly the process ID. It takes Linux 5.14. Safe for
+// concurrent use; whoever opened it closes it.
+type Carrier struct {
+	table  string
+	limit  int
+	opened time.Time
+	count  atomic.Int64 // of connections
+
+	mu     sync.Mutex // guards the following
+	socket *socket
+	batch  batch
+	todo   []int // scratch
+
+	reading sync.Mutex // guards the following; never held together with mu
+	reader  *socket
+	request batch
+}
+
+const (
+	// carrierPriority leaves it to the box's own filters to go before: those of nft are at 0 or less.
+	carrierPriority = 100
+	// together is how many connections are added by one transaction. There is room for an answer about each.
+	together = 256
+)
+
+// OpenCarrier opens a carrier of up to limit connections in the network namespace at netnsPath, "" being the caller's. It
+// carries nothing until Set and Add. The error wraps ErrUnavailable where the kernel or the rights do not suffice: all
+// that is needed but the interfaces is made here.
+func OpenCarrier(netnsPath string, limit int) (*Carrier, error) {
+	if limit < 1 || limit > 1<<28 {
+		return nil, fmt.Errorf("open carrier: a limit of %d connections: give 1 to %d", limit, 1<<28)
+	}
+	c := &Carrier{limit: limit, opened: time.Now()}
+	if err := c.open(netnsPath); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("open carrier: %w", err)
+	}
+	return c, nil
+}
+
+func (c *Carrier) open(netnsPath string) (err error) {
+	if c.socket, err = open(netnsPath); err != nil {
+		return err
+	}
+	if c.reader, err = open(netnsPath); err != nil {
+		return err
+	}
+	c.table = fmt.Sprintf("tunlb_carrier_%d", c.socket.port)
+	b := &c.batch
+	c.socket.start(b, c.table)
+	b.ownTable()
+	for i, f := range families {
+		b.set(uint32(i+1), f.connections(c.limit))
+		b.chain(f.chain("carry"))
+		f.carry(b)
+	}
+	return c.socket.apply(b)
+}
+
+// Set replaces the interfaces by whose packets connections are carried, which includes those by which they leave. One that is
+// not there is left out, and one that goes is left: Set again when it comes.
+func (c *Carrier) Set(interfaces []string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.socket == nil {
+		return fmt.Errorf("set interfaces: %w", os.ErrClosed)
+	}
+	there, err := c.hookedLocked()
+	if err == nil {
+		err = c.socket.hook(&c.batch, interfaces, func(interfaces []string) { c.replaceLocked(there, interfaces) })
+	}
+	if err != nil {
+		return fmt.Errorf("set interfaces: %w", err)
+	}
+	return nil
+}
+
+// replaceLocked writes what leads from the interfaces that are there to others.
+func (c *Carrier) replaceLocked(there, interfaces []string) {
+	b := &c.batch
+	c.socket.start(b, c.table)
+	b.ownTable() // a batch of nothing is no batch
+	for _, name := range there {
+		if !slices.Contains(interfaces, name) {
+			b.deleteIngress(name)
+		}
+	}
+	for _, name := range interfaces {
+		if slices.Contains(there, name) {
+			continue
+		}
+		b.ingress(name, carrierPriority)
+		for _, f := range families {
+			b.rule(ingressChain(name), f.name, append(append(f.received(), f.ordinary()...), jump(f.chain("carry")))...)
+		}
+	}
+}
+
+// hookedLocked asks the kernel at which interfaces packets are looked at: on some kernels a chain goes with its
+// interface, on others it stays and waits for it.
+func (c *Carrier) hookedLocked() (names []string, err error) {
+	b := &c.batch
+	b.ask(c.table, c.socket.next, unix.NFT_MSG_GETCHAIN)
+	err = c.socket.dump(b, func(m message) {
+		var table, chain string
+		for typ, value := range m.attributes() {
+			switch typ {
+			case unix.NFTA_CHAIN_TABLE:
+				table = unix.ByteSliceToString(value)
+			case unix.NFTA_CHAIN_NAME:
+				chain = unix.ByteSliceToString(value)
+			}
+		}
+		if name, ok := strings.CutPrefix(chain, ingressChain("")); ok && table == c.table {
+			names = append(names, name)
+		}
+	})
+	return names, err
+}
+
+// Add has the kernel carry connections from now on, and says of each in turn why it does not; nil if it does. An error of
+// one leaves no half of it, and does not concern the others; it wraps ErrFull or ErrCarried.
+func (c *Carrier) Add(conns []Conn) []error {
+	errs := make([]error, len(conns))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for from := 0; from < len(conns); from += together {
+		to := min(from+together, len(conns))
+		c.addLocked(conns[from:to], errs[from:to])
+	}
+	return errs
+}
+
+func (c *Carrier) addLocked(conns []Conn, errs []error) {
+	todo := c.todo[:0]
+	for i := range conns {
+		switch errs[i] = conns[i].check(); {
+		case errs[i] != nil:
+		case len(todo) >= c.limit-int(c.count.Load()):
+			errs[i] = fmt.Errorf("%s: %w: %d", conns[i].Outer, ErrFull, c.limit)
+		default:
+			todo = append(todo, i)
+		}
+	}
+	c.todo = todo
+	now := c.stamp()
+	c.count.Add(int64(c.changeLocked(todo, func(i int) { c.batch.add(&conns[i], now) }, func(i int, err error) {
+		if errors.Is(err, unix.EEXIST) {
+			err = ErrCarried
+		}
+		errs[i] = fmt.Errorf("%s: %w", conns[i].Outer, err)
+	})))
+}
+
+// Remove has the kernel carry connections no more: when it returns, none of their packets is on its way here. Those that
+// are not carried are no error.
+func (c *Carrier) Remove(conns []Conn) error {
+	var errs []error
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(conns) > 0 {
+		some := conns[:min(together, len(conns))]
+		conns = conns[len(some):]
+		c.todo = c.todo[:0]
+		for i := range some {
+			if some[i].check() == nil {
+				c.todo = append(c.todo, i)
+			}
+		}
+		c.count.Add(-int64(c.changeLocked(c.todo, func(i int) { c.batch.remove(&some[i]) }, func(i int, err error) {
+			if !errors.Is(err, unix.ENOENT) {
+				errs = append(errs, fmt.Errorf("take %s back from the kernel: %w", some[i].Outer, err))
+			}
+		})))
+	}
+	return errors.Join(errs...)
+}
+
+// changeLocked has write write a message for each of todo, and the kernel carry them out. A transaction fails as a whole,
+// but the kernel tells of each message that failed: those are reported, and the others tried again without them.
+// It returns how many were carried out. todo is written to.
+func (c *Carrier) changeLocked(todo []int, write func(i int), failed func(i int, err error)) (done int) {
+	for len(todo) > 0 {
+		failures, err := c.tryLocked(todo, write)
+		switch {
+		case err == nil && len(failures) == 0:
+			return done + len(todo)
+		case err == nil && failures[0].message > 0:
+			n, rest := 0, todo[:0:len(todo)]
+			for k, i := range todo {
+				if n < len(failures) && failures[n].message == k+1 {
+					failed(i, failures[n].err)
+					for n++; n < len(failures) && failures[n].message == k+1; n++ {
+					}
+				} else {
+					rest = append(rest, i)
+				}
+			}
+			todo = rest
+		case len(todo) == 1 || errors.Is(err, os.ErrClosed):
+			if err == nil {
+				err = failures[0].err
+			}
+			for _, i := range todo {
+				failed(i, err)
+			}
+			return done
+		default: // of one or another, or of there being so many
+			half := len(todo) / 2
+			done += c.changeLocked(todo[:half], write, failed)
+			todo = todo[half:]
+		}
+	}
+	return done
+}
+
+func (c *Carrier) tryLocked(todo []int, write func(i int)) ([]failure, error) {
+	if c.socket == nil {
+		return nil, os.ErrClosed
+	}
+	c.socket.start(&c.batch, c.table)
+	for _, i := range todo {
+		write(i)
+	}
+	return c.socket.commit(&c.batch)
+}
+
+// Len is how many connections are carried.
+func (c *Carrier) Len() int { return int(c.count.Load()) }
+
+// Close ends all carrying. A second Close does nothing.
+func (c *Carrier) Close() error {
+	c.reading.Lock()
+	reader := c.reader
+	c.reader = nil
+	c.reading.Unlock()
+	c.mu.Lock()
+	writer := c.socket
+	c.socket = nil
+	c.count.Store(0)
+	c.mu.Unlock()
+	var errs []error
+	for _, s := range []*socket{reader, writer} {
+		if s != nil {
+			errs = append(errs, s.close())
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,88 @@
+package nft
+
+import (
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/tunlb/tunlb/stack/packet"
+)
+
+// Guard keeps from the kernel what a Claim takes of the packets for an interface's own MAC: packet sockets, which see them
+// first, have got them by then. The kernel's table is named tunlb_guard_N, N being the netlink socket's address, mostly the
+// process ID. It takes Linux 5.12. Safe for concurrent use; whoever opened it closes it.
+//
+// Some packets that a claim takes are left to the kernel as well, which does no harm with them: ICMP errors that quote IP
+// options or IPv6 extension headers, later fragments from servers, which it forwards to where they mean nothing without the
+// first, and those to VIPs that are the box's own, where they wait for a first fragment until they time out. Fragments of a
+// service that the box itself has at the same address need them.
+type Guard struct {
+	mu     sync.Mutex
+	socket *socket
+	table  string
+	batch  batch
+}
+
+// guardPriority is before all others: what is not the kernel's is not its filters' either.
+const guardPriority = -1 << 31
+
+// OpenGuard opens a guard in the network namespace at netnsPath, "" being the caller's. It keeps nothing until Set. The
+// error wraps ErrUnavailable where the kernel or the rights do not suffice.
+func OpenGuard(netnsPath string) (*Guard, error) {
+	s, err := open(netnsPath)
+	if err != nil {
+		return nil, fmt.Errorf("open guard: %w", err)
+	}
+	g := &Guard{socket: s, table: fmt.Sprintf("tunlb_guard_%d", s.port)}
+	s.start(&g.batch, g.table)
+	g.batch.ownTable()
+	if err := s.apply(&g.batch); err != nil {
+		s.close()
+		return nil, fmt.Errorf("open guard: %w", err)
+	}
+	return g, nil
+}
+
+// Set replaces what is kept from the kernel, and at which interfaces, at once: no packet sees a part of it. After an
+// error it is as before. An interface that is not there is left out, and one that goes takes its part along: Set again
+// when it comes.
+func (g *Guard) Set(interfaces []string, claim packet.Claim) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.socket == nil {
+		return fmt.Errorf("set guard: %w", os.ErrClosed)
+	}
+	err := g.socket.hook(&g.batch, interfaces, func(interfaces []string) { g.replaceLocked(interfaces, &claim) })
+	if err != nil {
+		return fmt.Errorf("set guard: %w", err)
+	}
+	return nil
+}
+
+// replaceLocked writes a batch that makes the table anew.
+func (g *Guard) replaceLocked(interfaces []string, claim *packet.Claim) {
+	b := &g.batch
+	g.socket.start(b, g.table)
+	b.ownTable()
+	b.deleteTable()
+	b.ownTable()
+	b.claim(claim)
+	for _, name := range interfaces {
+		b.ingress(name, guardPriority)
+		for _, f := range families {
+			b.rule(ingressChain(name), f.name, append(f.received(), jump(f.chain("claimed")))...)
+		}
+	}
+}
+
+// Close gives the kernel back what was kept from it. A second Close does nothing.
+func (g *Guard) Close() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.socket == nil {
+		return nil
+	}
+	s := g.socket
+	g.socket = nil
+	return s.close() // and the table is gone
+}
