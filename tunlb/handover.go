@@ -30,6 +30,9 @@ const (
 	bundle = 256
 	// offersRing and returnsRing hold what comes while the kernel is told of a bundle, at 100,000 connections a second.
 	offersRing, returnsRing = 2048, 8192
+	// linger is how long the kernel may keep connections that have ended in an orderly way, as nothing comes of them any
+	// more: one message about many costs half of one about each.
+	linger = 20 * time.Millisecond
 	// retries is how many refusals for a reason that may pass are forgiven between two readings.
 	retries = 256
 )
@@ -42,6 +45,7 @@ type carrier struct {
 
 	// Guarded by the engine's lock.
 	idle     bool // the goroutine waits for wake
+	hasten   bool // returns do not linger
 	offers   ring
 	returns  ring
 	halfOpen int
@@ -58,6 +62,7 @@ type carrier struct {
 	read     time.Time     // when it was over
 	cost     time.Duration // how long it took
 	failing  bool          // the kernel's last answer was an error
+	lingers  bool          // returns do
 	offered  []handover
 	returned []Carried
 	asked    []Carried // offered, without what only we know
@@ -126,7 +131,7 @@ func (c *carrier) followLocked(f *flow.Flow, srv *policy.Server) {
 		}
 	case flow.ByKernel:
 		if finished(f) {
-			c.takeBackLocked(f)
+			c.takeBackLocked(f, f.State() == flow.StateTimeWait)
 		}
 	}
 }
@@ -206,11 +211,16 @@ func (c *carrier) refuseLocked(f *flow.Flow, why Refusal) {
 	}
 }
 
-// takeBackLocked has the kernel stop carrying the flow. Its packets find it here at once.
-func (c *carrier) takeBackLocked(f *flow.Flow) {
+// takeBackLocked has the kernel stop carrying the flow: at once, unless that may linger.
+func (c *carrier) takeBackLocked(f *flow.Flow, lingers bool) {
 	c.returns.put(handover{Carried: Carried{f.Outer(), f.Inner()}}) // if that is full the next reading sees to it
 	c.unmarkLocked(f)
-	c.rouseLocked()
+	if !lingers || c.returns.n >= bundle {
+		c.hasten = true
+	}
+	if c.hasten || c.returns.n == 1 { // the goroutine has to know that there is something to wait for
+		c.rouseLocked()
+	}
 }
 
 // markLocked and unmarkLocked keep count of what is carried.
@@ -232,8 +242,13 @@ func (c *carrier) unmarkLocked(f *flow.Flow) {
 
 // goneLocked is for a flow that the table forgets.
 func (c *carrier) goneLocked(f *flow.Flow) {
-	if f.Carriage() == flow.ByKernel {
-		c.takeBackLocked(f)
+	switch {
+	case f.Carriage() == flow.ByKernel:
+		c.takeBackLocked(f, false)
+	case f.LearnsAnew() && c.returns.n > 0 && !c.hasten:
+		// It may be among those that linger, and a new one be about to take its place.
+		c.hasten = true
+		c.rouseLocked()
 	}
 }
 
@@ -258,10 +273,16 @@ func (c *carrier) run(ctx context.Context) {
 	soon := func() { next.Reset(max(0, c.pause(hurriedPeriod)-time.Since(c.read))) }
 	always := make(chan struct{})
 	close(always)
+	lingering, armed := time.NewTimer(linger), false
+	defer lingering.Stop()
 	for {
 		more := c.work()
 		if c.demand.take(c.engine) {
 			soon()
+		}
+		if c.lingers && !armed {
+			armed = true
+			lingering.Reset(linger)
 		}
 		wake := c.wake
 		if more {
@@ -275,6 +296,9 @@ func (c *carrier) run(ctx context.Context) {
 		case <-next.C:
 			c.readAll()
 			next.Reset(c.pause(readPeriod))
+		case <-lingering.C:
+			armed = false
+			c.hurry()
 		case <-wake:
 		}
 	}
@@ -290,13 +314,25 @@ func (c *carrier) work() bool {
 	return true
 }
 
+// hurry has returns linger no longer.
+func (c *carrier) hurry() {
+	c.engine.mu.Lock()
+	defer c.engine.mu.Unlock()
+	c.hasten = true
+}
+
 // takeBundle takes what waits, without the offers that are none any more.
 func (c *carrier) takeBundle() bool {
 	e := c.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c.returned, c.offered = c.returned[:0], c.offered[:0]
-	returns := c.returns.take(c.buffer[:])
+	returns := 0
+	if c.hasten {
+		returns = c.returns.take(c.buffer[:])
+	}
+	c.hasten = c.hasten && c.returns.n > 0
+	c.lingers = c.returns.n > 0
 	for i := range returns {
 		c.returned = append(c.returned, c.buffer[i].Carried)
 	}
@@ -307,6 +343,7 @@ func (c *carrier) takeBundle() bool {
 			c.forgetLocked(h.halfOpen)
 			continue
 		}
+		f.SetCarriage(flow.Asked)
 		c.offered = append(c.offered, h)
 	}
 	c.idle = returns == 0 && offers == 0
@@ -375,8 +412,8 @@ func (c *carrier) settle(offered []handover, errs []error) (back []Carried) {
 	for i := range offered {
 		h := &offered[i]
 		f := c.findLocked(&h.Carried)
-		if f != nil && !c.wantedLocked(f) {
-			f = nil
+		if f != nil && f.Carriage() != flow.Asked {
+			f = nil // another, of the same ends
 		}
 		if errs[i] != nil {
 			why := RefusedByKernel
@@ -392,8 +429,11 @@ func (c *carrier) settle(offered []handover, errs []error) (back []Carried) {
 			continue
 		}
 		conn.srv = e.services.Server(f.Server())
-		c.markLocked(f)
 		c.provenLocked(f, conn)
+		if c.markLocked(f); conn.srv == nil || !takesNew(conn.srv) || finished(f) {
+			c.unmarkLocked(f)
+			back = append(back, h.Carried)
+		}
 	}
 	return back
 }

@@ -138,6 +138,7 @@ func newFast(t *testing.T, f family, edit ...func(*Options, *Config)) *fastRig {
 
 // step does what the carrier's goroutine does until nothing waits.
 func (r *fastRig) step() {
+	r.c.hurry()
 	for r.c.work() {
 	}
 }

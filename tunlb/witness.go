@@ -223,7 +223,7 @@ func (w *witness) sent(srv *policy.Server, tu *packet.Tuple) {
 	r.Service, r.ServerName, r.Server, r.Mode = srv.Service.Name, srv.Name, srv.Address, srv.Mode.String()
 }
 
-var fastpathNames = [...]string{flow.ByUs: "", flow.Offered: "offered", flow.ByKernel: "carried", flow.Refused: ""}
+var fastpathNames = [...]string{flow.ByUs: "", flow.Offered: "offered", flow.Asked: "offered", flow.ByKernel: "carried", flow.Refused: ""}
 
 // belongs notes the packet's flow. The engine's lock is held.
 func (w *witness) belongs(f *flow.Flow, dir flow.Direction, now flow.Tick) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,11 +28,14 @@ var attachments = []attachment{
 	{"kernel", "fastpath: kernel\n"},
 }
 
-// attached runs a test over all of them, with offloads left to the links and done before them, with a VIP that is an
+// enough is what of a transfer makes TCP's windows and super-packets grow.
+const enough = 4 << 20
+
+// attached runs a test over ways, with offloads left to the links and done before them, with a VIP that is an
 // address of the box and with one that is routed to it.
-func attached(t *testing.T, test func(t *testing.T, a attachment, options labnet.StoryOptions)) {
+func attached(t *testing.T, ways []attachment, test func(t *testing.T, a attachment, options labnet.StoryOptions)) {
 	offloads(t, func(t *testing.T, off bool) {
-		for _, a := range attachments {
+		for _, a := range ways {
 			for _, own := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/own-vip=%v", a.name, own), func(t *testing.T) {
 					test(t, a, labnet.StoryOptions{OwnVIP: own, NoOffload: off})
@@ -56,7 +61,7 @@ func serving(options labnet.StoryOptions) labnet.Topology {
 
 // TestAttachments: whatever the packets' way to tunlb is, the same comes of it.
 func TestAttachments(t *testing.T) {
-	attached(t, func(t *testing.T, a attachment, options labnet.StoryOptions) {
+	attached(t, attachments, func(t *testing.T, a attachment, options labnet.StoryOptions) {
 		s := openLab(t, serving(options), a.file+echoConfig)
 		boxAddress := map[bool]string{true: labnet.VIP, false: "198.51.100.1"}[options.OwnVIP]
 		session := s.dial("client", "tcp", hostPort(boxAddress, 22))
@@ -65,8 +70,12 @@ func TestAttachments(t *testing.T) {
 		t.Cleanup(s.stop)
 		s.echo(session, []byte("a session of the box's that was there before goes on"))
 		for i, vip := range vips {
+			before := s.forwarded(vip)
 			s.balances(vip, []string{"198.51.100.7", "2001:db8:1::7"}[i])
-			s.transfer("client", vip)
+			s.transferBytes("client", vip, enough)
+			if n := s.forwarded(vip) - before; a.onBox() && n > 0 { // of datagrams, later fragments of answers: they show no port
+				t.Errorf("%s: the kernel has forwarded %d packets of what tunlb takes", vip, n)
+			}
 			s.datagrams("client", vip)
 			if options.OwnVIP || !a.onBox() { // else nobody answers a ping
 				s.ping("client", vip)
@@ -89,10 +98,45 @@ func TestAttachments(t *testing.T) {
 		s.refuses(81)
 		s.refuses(99)
 		s.echo(session, []byte("after"))
-		if drops := s.status().Drops; drops["checksum"] > 0 || drops["malformed"] > 0 {
-			t.Errorf("drops: %v", drops)
-		}
+		s.wentBy(a)
 	})
+}
+
+// wentBy wants the packets to have gone the way that the test is about.
+func (s *site) wentBy(a attachment) {
+	s.t.Helper()
+	status := s.status()
+	carried := a.name == "kernel"
+	for _, p := range status.Ports { // by each of the box's, one direction of each transfer
+		if whole := p.RxBytes > 2*enough && p.TxBytes > 2*enough; p.Box != a.onBox() || whole == carried {
+			s.t.Errorf("port %s: box %v, %d bytes in, %d out", p.Name, p.Box, p.RxBytes, p.TxBytes)
+		}
+	}
+	switch f := status.Fastpath; {
+	case carried && (f == nil || f.HandedOver == 0 || f.Errors > 0):
+		s.t.Errorf("the kernel has carried %+v", f)
+	case !carried && f != nil && f.HandedOver > 0:
+		s.t.Errorf("the kernel has carried %+v, and was not to", f)
+	}
+}
+
+// forwarded counts the packets that lb's kernel has routed, of an address's family.
+func (s *site) forwarded(vip string) (n int) {
+	s.t.Helper()
+	file, line, field := "snmp", "\nIp:", 5 // the second such line: the first one has the names
+	if strings.Contains(vip, ":") {
+		file, line, field = "snmp6", "\nIp6OutForwDatagrams", 0
+	}
+	s.must(s.lab.NS("lb").Do(func() error {
+		b, err := os.ReadFile("/proc/thread-self/net/" + file)
+		if err != nil {
+			return err
+		}
+		_, after, _ := strings.Cut(string(b), line)
+		n, err = strconv.Atoi(strings.Fields(after)[field])
+		return err
+	}))
+	return n
 }
 
 // balances wants requests to be answered by one server after the other, which sees the client's address.
@@ -153,9 +197,22 @@ func TestAttachmentsChange(t *testing.T) {
 	needLab(t)
 	for _, a := range attachments[1:] { // of the TUN other tests tell
 		t.Run(a.name, func(t *testing.T) {
-			s := openSite(t, labnet.StoryOptions{}, a.file+storyConfig)
+			s := openLab(t, serving(labnet.StoryOptions{}), a.file+storyConfig)
+			s.start()
+			t.Cleanup(s.stop)
 			conn := s.dial("client", "tcp", hostPort(labnet.VIP, 7))
 			s.echo(conn, []byte("hello"))
+			s.get("client", "http://"+hostPort(labnet.VIP, 80)+"/")
+			if a.onBox() {
+				for _, line := range []string{"ok    interface", "tunlb takes what is for services, and the kernel none of it", "ok    overrun", "ok    server"} {
+					if out := s.done("doctor"); !strings.Contains(out, line) {
+						t.Errorf("doctor does not say %q:\n%s", line, out)
+					}
+				}
+				if out := s.done("status"); !strings.Contains(out, "eth0 (box)") {
+					t.Errorf("status:\n%s", out)
+				}
+			}
 
 			s.write(a.file + storyConfig + "  - {name: new, listen: ['203.0.113.23:82/tcp', '203.0.113.22:82'], servers: ['192.168.0.11:8080']}\n")
 			if got := s.done("reload"); !strings.Contains(got, "+ service new") {
@@ -168,11 +225,30 @@ func TestAttachmentsChange(t *testing.T) {
 			}
 			s.echo(conn, []byte("after a reload"))
 
+			// ipvsadm's service gets what the file says of all.
+			s.done("ipvsadm", "-A", "-t", "203.0.113.24:80", "-s", "rr")
+			s.done("ipvsadm", "-a", "-t", "203.0.113.24:80", "-r", "192.168.0.12:8080", "-m")
+			if _, server := s.get("client", "http://203.0.113.24/"); server != "rs3" {
+				t.Errorf("ipvsadm's service is answered by %s", server)
+			}
+			for _, svc := range s.status().Services {
+				if svc.Fastpath == a.onBox() {
+					t.Errorf("service %s: fast path %v", svc.Name, svc.Fastpath)
+				}
+			}
+
 			// The VIP becomes the box's, and ceases to be.
 			for _, owner := range []string{"box", "tunlb"} {
 				s.moveVIP(owner == "box")
-				s.until("VIP of "+owner, func() error {
-					if got := s.status().Services[0].Owner; got != owner && !a.onBox() {
+				s.until("VIP of "+owner, func() error { // whose ssh is it?
+					c, err := s.lab.NS("client").DialContext(t.Context(), "tcp", hostPort(labnet.VIP, 22))
+					if err == nil {
+						c.Close()
+					}
+					if (err == nil) != (owner == "box") || err != nil && !errors.Is(err, syscall.ECONNREFUSED) {
+						return fmt.Errorf("a connection to its port 22: %v", err)
+					}
+					if got := s.status().Services[0].Owner; got != owner && !a.onBox() { // the kernel's rules have followed
 						return fmt.Errorf("owner is %s", got)
 					}
 					return nil
@@ -191,6 +267,18 @@ func TestAttachmentsChange(t *testing.T) {
 			})
 			if _, _, err := s.fetch("client", http.MethodGet, "http://203.0.113.23:82/", nil); err == nil {
 				t.Error("a service that is gone answers")
+			}
+			if a.onBox() {
+				return
+			}
+			s.write(storyConfig)
+			if got := s.done("reload"); !strings.Contains(got, "~ service web 203.0.113.22:80/tcp: kernel fast path on -> off") || !strings.Contains(got, "~ fastpath") {
+				t.Errorf("reload: %s", got)
+			}
+			before := s.status().Fastpath.HandedOver
+			s.get("client", "http://"+hostPort(labnet.VIP, 80)+"/")
+			if f := s.status().Fastpath; f.HandedOver != before {
+				t.Errorf("handed over though it is switched off: %+v", f)
 			}
 		})
 	}
@@ -217,14 +305,11 @@ func (s *site) moveVIP(add bool) {
 
 // TestAttachmentsPathMTU: a router beyond the director has a narrower link. Its "too big" has to reach the server.
 func TestAttachmentsPathMTU(t *testing.T) {
-	attached(t, func(t *testing.T, a attachment, options labnet.StoryOptions) {
+	attached(t, attachments[1:], func(t *testing.T, a attachment, options labnet.StoryOptions) { // TestPathMTU has the TUN
 		options.Router, options.ClientMTU = true, 1400
-		if a.name == "tun" {
-			return // TestPathMTU
-		}
 		s := openSite(t, options, a.file+storyConfig)
 		for _, vip := range vips {
-			s.transfer("client", vip)
+			s.transferBytes("client", vip, enough)
 			s.datagrams("client", vip)
 		}
 	})

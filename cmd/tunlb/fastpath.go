@@ -4,16 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 
-	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/kernel"
 	"github.com/tunlb/tunlb/stack/nft"
 	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/tunlb"
 	"github.com/tunlb/tunlb/tunlb/config"
 	"github.com/tunlb/tunlb/tunlb/flow"
+	"github.com/tunlb/tunlb/tunlb/wiring"
 )
 
 // fastpath is the engine's way to have the box's kernel carry connections. Nothing is opened before a service wants it.
@@ -21,19 +22,29 @@ type fastpath struct {
 	open atomic.Pointer[kernelPath]
 }
 
-// follow opens it if a service of the configuration wants it. It fails with nft.ErrUnavailable where the kernel can't carry
-// connections.
+// follow opens it if a service of the configuration wants it, and keeps the kernel's knowledge of the way to its servers
+// fresh. It fails with nft.ErrUnavailable where the kernel can't carry connections.
 func (p *fastpath) follow(cfg *config.Config) error {
-	wanted := func(s policy.Spec) bool { return s.Fastpath }
-	if p.open.Load() != nil || !slices.ContainsFunc(cfg.Services, wanted) {
-		return nil
+	var addrs []netip.Addr
+	for i := range cfg.Services {
+		if !cfg.Services[i].Fastpath {
+			continue
+		}
+		for _, srv := range wiring.Servers(&cfg.Services[i]) {
+			addrs = append(addrs, srv.Address.Addr())
+		}
 	}
-	k, err := openKernelPath(cfg.Flows.Max)
-	if err != nil {
-		return fmt.Errorf("fastpath: kernel: %w", err)
+	if p.open.Load() == nil {
+		if len(addrs) == 0 {
+			return nil
+		}
+		k, err := openKernelPath(cfg.Flows.Max)
+		if err != nil {
+			return fmt.Errorf("fastpath: kernel: %w", err)
+		}
+		p.open.Store(k)
 	}
-	p.open.Store(k)
-	return nil
+	return p.open.Load().neighbours.Follow(addrs)
 }
 
 // close ends what the kernel carries. The engine does not use it any more.
@@ -221,7 +232,7 @@ func (p *kernelPath) release(carried []tunlb.Carried, last func(tunlb.Usage)) er
 	if len(conns) == 0 {
 		return nil
 	}
-	if err := p.carrier.Remove(conns); err != nil {
+	if err := p.carrier.Take(conns, func(u nft.Usage) { last(inWords(u)) }); err != nil {
 		return err
 	}
 	for i := range conns {

@@ -89,7 +89,11 @@ func (s *site) sequence(node, url string, n int) string {
 // transfer moves megabytes both ways and compares their sums.
 func (s *site) transfer(node, vip string) {
 	s.t.Helper()
-	const n = 20 << 20
+	s.transferBytes(node, vip, 20<<20)
+}
+
+func (s *site) transferBytes(node, vip string, n int64) {
+	s.t.Helper()
 	want := sha256.New()
 	io.Copy(want, labnet.Bytes(n))
 	text, _ := s.get(node, fmt.Sprintf("http://%s/bytes/%d", hostPort(vip, 80), n))

@@ -21,6 +21,7 @@ func runOf(nft []float64, tunlb ...float64) *report {
 		bytes := uint64(nft[i] * 1e9 / 8)
 		r.Samples = append(r.Samples,
 			sample{Round: i + 1, Subject: "nft", Load: "up", Seconds: 1, Bytes: bytes},
+			sample{Round: i + 1, Subject: "nft", Load: "idle", Seconds: 1, P50: 40, P99: 100},
 			sample{Round: i + 1, Subject: "tunlb", Load: "up", Seconds: 1, Bytes: uint64(float64(bytes) * tunlb[i]), CPU: &cpu},
 			sample{Round: i + 1, Subject: "tunlb", Load: "idle", Seconds: 1, P50: 80, P99: 120})
 	}
@@ -33,7 +34,7 @@ func TestRecord(t *testing.T) {
 	for _, f := range want.Figures {
 		keys = append(keys, f.Subject+" "+f.Metric)
 	}
-	if all := []string{"nft up", "tunlb up", "tunlb idle p50", "tunlb idle p99", "tunlb up s/GiB"}; !slices.Equal(keys, all) {
+	if all := []string{"nft up", "nft idle p50", "nft idle p99", "tunlb up", "tunlb idle p50", "tunlb idle p99", "tunlb up s/GiB"}; !slices.Equal(keys, all) {
 		t.Errorf("figures %q, want %q", keys, all)
 	}
 	tunlb, _ := want.find("tunlb", "up")

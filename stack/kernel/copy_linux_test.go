@@ -104,7 +104,15 @@ func TestCopy(t *testing.T) {
 	t.Logf("seed %d", seed)
 	n := newNetwork(t)
 	f := follow(t, n.box)
-	own := []string{"192.168.0.100", "fd00::100", "192.168.0.255", "127.0.0.1", "::1", "198.51.100.2", "2001:db8:1::2", "8.8.8.8", "2001:4860::8888"}
+	own := []string{"10.2.240.0", "fd10:2:f00::", "192.168.0.100", "fd00::100", "192.168.0.255", "127.0.0.1", "::1", "198.51.100.2", "2001:db8:1::2", "8.8.8.8", "2001:4860::8888"}
+	for _, r := range []netlink.Route{ // what hides routes of the main table, and what has just the length that is suppressed below
+		{Dst: ipNet("10.3.0.0/17"), Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, LinkIndex: n.box.link("lo").Attrs().Index, Scope: unix.RT_SCOPE_HOST},
+		{Dst: ipNet("fd10:3::/33"), Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, LinkIndex: n.box.link("lo").Attrs().Index},
+		{Dst: ipNet("10.2.240.0/20"), Gw: net.ParseIP("192.168.0.10"), MTU: 1299, Priority: 1},
+		{Dst: ipNet("fd10:2:f00::/40"), Gw: net.ParseIP("fd00::10"), MTU: 1299, Priority: 1},
+	} {
+		n.box.must(n.box.links.RouteAdd(&r))
+	}
 	added, dsts := n.box.randomRoutes(rnd, 400)
 	if len(added) < 300 {
 		t.Fatalf("only %d routes", len(added))
@@ -125,14 +133,14 @@ func TestCopy(t *testing.T) {
 	f.agrees(n.box, "the usual rules", addrs)
 
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		net1, net2 := ipNet("10.1.0.0/16"), ipNet("10.2.0.0/16")
+		net1, net2, short := ipNet("10.1.0.0/16"), ipNet("10.2.0.0/16"), 20
 		if family == unix.AF_INET6 {
-			net1, net2 = ipNet("fd10:1::/32"), ipNet("fd10:2::/32")
+			net1, net2, short = ipNet("fd10:1::/32"), ipNet("fd10:2::/32"), 40
 		}
 		for _, change := range []func(r *netlink.Rule){
 			func(r *netlink.Rule) { r.Priority, r.Dst, r.Table = 100, net1, 100 },
 			func(r *netlink.Rule) { r.Priority, r.Dst, r.Table, r.Invert = 101, net1, 101, true },
-			func(r *netlink.Rule) { r.Priority, r.Table, r.SuppressPrefixlen = 102, unix.RT_TABLE_MAIN, 20 },
+			func(r *netlink.Rule) { r.Priority, r.Table, r.SuppressPrefixlen = 98, unix.RT_TABLE_MAIN, short },
 			func(r *netlink.Rule) { r.Priority, r.Dst, r.Goto = 103, net2, 105 },
 			func(r *netlink.Rule) { r.Priority, r.Dst, r.Type = 104, net1, unix.RTN_UNREACHABLE },
 			func(r *netlink.Rule) { r.Priority, r.Table = 105, 100 },
@@ -160,6 +168,13 @@ func TestCopy(t *testing.T) {
 		n.box.must(n.box.links.RouteDel(&added[i]))
 	}
 	f.agrees(n.box, "with half of the routes", addrs)
+	for _, family := range []string{"ipv4", "ipv6"} {
+		n.box.setSysctl(family+"/conf/outer/ignore_routes_with_linkdown", "1")
+	}
+	n.client.must(n.client.links.LinkSetDown(n.client.link("eth0")))
+	f.agrees(n.box, "without carrier", addrs)
+	n.client.up("eth0")
+	f.agrees(n.box, "with carrier", addrs)
 	n.box.must(n.box.links.LinkSetDown(n.box.link("outer")))
 	f.agrees(n.box, "with an interface that is down", addrs)
 	n.box.up("outer")
@@ -296,7 +311,7 @@ func TestExpires(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
 	f := follow(t, n.box)
-	n.box.via("fd07::/32", "fd00::10")
+	n.box.via("fd07::/16", "fd00::10")
 	p := netip.MustParsePrefix("fd07:1::/48")
 	n.box.must(n.box.execute(unix.RTM_NEWROUTE, unix.NLM_F_CREATE, []nl.NetlinkRequestData{
 		&nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET6, Dst_len: 48, Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST, Protocol: unix.RTPROT_STATIC}},

@@ -58,13 +58,14 @@ func (f *feed) next() ([]byte, error) {
 	return f.b[:n], nil
 }
 
-// drain takes away all messages that are there, and looks at none.
+// drain takes away all messages that are there, and looks at none. Somebody else may be waiting for the next, so this is no
+// Read, which would wait for him.
 func (f *feed) drain() {
-	_ = f.conn.Read(func(fd uintptr) bool {
+	_ = f.conn.Control(func(fd uintptr) {
 		var b [64]byte // the rest of a message is cut off
 		for {
 			if _, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_DONTWAIT); err != nil && err != unix.ENOBUFS && err != unix.EINTR {
-				return true
+				return
 			}
 		}
 	})

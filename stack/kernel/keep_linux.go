@@ -184,7 +184,7 @@ func (n *Neighbours) pinLocked() {
 	w := n.world.Load()
 	for _, a := range n.followed {
 		r := w.route(a, &n.none)
-		if r.down != Up || astray(a) {
+		if r.down != Up {
 			continue
 		}
 		for i := range r.hops {
@@ -218,7 +218,7 @@ func (n *Neighbours) noteLocked(s station, e neighbour) bool {
 	if c.word.Load()&(known|failed) != 0 {
 		n.answeredLocked(c)
 	}
-	if e.state&unix.NUD_FAILED != 0 {
+	if e.state&(unix.NUD_FAILED|unix.NUD_REACHABLE) != 0 {
 		c.wait = 0
 	}
 	return changed

@@ -130,9 +130,6 @@ func (n *Neighbours) Follow(addrs []netip.Addr) error {
 // To have asked counts as a wish to send: the kernel is made to find the next hop's MAC, and not to forget it.
 func (n *Neighbours) Way(addr [16]byte) Way {
 	a := netip.AddrFrom16(addr).Unmap()
-	if astray(a) {
-		return Way{Down: NoRoute}
-	}
 	r := n.world.Load().route(a, &n.none)
 	if r.down != Up {
 		return Way{Down: r.down, Local: r.down == Box}
@@ -180,11 +177,6 @@ func (n *Neighbours) Way(addr [16]byte) Way {
 	return w
 }
 
-// astray are destinations that nothing is forwarded to. A link-local address of IPv6 does not even say on which link.
-func astray(a netip.Addr) bool {
-	return a.IsMulticast() || a.IsUnspecified() || a.Is6() && a.IsLinkLocalUnicast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
-}
-
 // want has the kernel asked for a station, unless so many wait already that it can't be soon.
 func (n *Neighbours) want(s station) {
 	select {
@@ -204,7 +196,7 @@ func (n *Neighbours) choose(r *path, addr *[16]byte) *hop {
 		}
 		return &r.hops[0]
 	}
-	h := mix(addr, 0)
+	h := mix(addr, spreadSeed)
 	first := weigh(r.hops, h>>32, func(*hop) bool { return true })
 	if n.good(first, addr) {
 		return first
@@ -214,6 +206,9 @@ func (n *Neighbours) choose(r *path, addr *[16]byte) *hop {
 	}
 	return first
 }
+
+// spreadSeed is any number, the same at all times: a restart moves no flow.
+const spreadSeed = 0x9fb21c651e98df25
 
 // weigh picks one of the hops that may be, by weight; nil if there is none.
 func weigh(hops []hop, hash uint64, may func(*hop) bool) *hop {
@@ -310,6 +305,9 @@ const (
 	// routesSettle is when routes are read once more after an interface has changed: the kernel tells of that before it has
 	// taken its routes away, and of these it does not tell.
 	routesSettle = 200 * time.Millisecond
+	// routesExpired is how long after its time a route is certain to be listed as expired: with no time left it looks like
+	// one that never ends.
+	routesExpired = 50 * time.Millisecond
 	// routesRefresh is when they are read at the latest, in case the kernel has told of no change.
 	routesRefresh, routesRefreshShare = time.Minute, 500
 )
@@ -364,7 +362,7 @@ func (n *Neighbours) copy() {
 		if err != nil {
 			wait = time.Second
 		} else if e := n.world.Load().expires; !e.IsZero() {
-			wait = min(wait, time.Until(e))
+			wait = min(wait, time.Until(e)+routesExpired)
 		}
 		pause := max(routesPause, routesShare*took)
 		select {
@@ -385,7 +383,7 @@ func (n *Neighbours) copyRoutes() error {
 	n.round++
 	round := n.round
 	n.mu.Unlock()
-	r := reader{k: n.routes, now: time.Now(), device: n.device, contact: n.gateway}
+	r := reader{k: n.routes, aside: n.k, now: time.Now(), device: n.device, contact: n.gateway}
 	w, err := r.read()
 	if err != nil {
 		return err

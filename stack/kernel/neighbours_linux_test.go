@@ -91,6 +91,7 @@ func TestWay(t *testing.T) {
 	for _, routed := range []bool{false, true} {
 		n := newNetwork(t)
 		n.box.addr("lo", "203.0.113.22/32", "2001:db8:22::22/128")
+		n.box.hasty("inner")
 		if routed {
 			apply(t, open(t, n.box), full())
 		}

@@ -68,7 +68,7 @@ func (r *reader) object(id uint32) []nexthop {
 		r.objects = map[uint32]nexthop{}
 		// struct nhmsg: family, scope, protocol, reserved (1 each), flags (4).
 		header := message(make([]byte, 8))
-		if err := r.k.each(unix.RTM_GETNEXTHOP, unix.RTM_NEWNEXTHOP, r.addObject, &header); err != nil {
+		if err := r.aside.each(unix.RTM_GETNEXTHOP, unix.RTM_NEWNEXTHOP, r.addObject, &header); err != nil {
 			r.err = err
 		}
 	}

@@ -161,7 +161,62 @@ func (r *reader) settle(family uint8, rules []policy) []lookup {
 		}
 		list = append(list, p.lookup)
 	}
+	if len(list) > 1 && r.mergeable(list) {
+		merge(list[0].table, list[1].table)
+		list = list[1:]
+	}
 	return list
+}
+
+// mergeable says that the first two rules may be one, as the usual ones may: `lookup local` and `lookup main`. Every packet's way is
+// found in half the time then.
+func (r *reader) mergeable(list []lookup) bool {
+	for i, l := range list {
+		switch {
+		case l.table == nil && l.verdict == nil: // a jump counts rules
+			return false
+		case i < 2 && (l.table == nil || l.limited || l.suppress >= 0):
+			return false
+		case i > 1 && (l.table == list[0].table || l.table == list[1].table):
+			return false
+		}
+	}
+	const short = 4096
+	return list[0].table != list[1].table && list[0].table.Size() <= short && !r.throws[list[0].table]
+}
+
+// merge puts the routes of first into second, which they hide.
+func merge(first, second *bart.Table[*path]) {
+	for p := range first.All() {
+		var hidden []netip.Prefix
+		for q := range second.Subnets(p) {
+			hidden = append(hidden, q)
+		}
+		for _, q := range hidden {
+			second.Delete(q)
+		}
+	}
+	for p, v := range first.All() {
+		second.Insert(p, v)
+	}
+}
+
+// bar keeps packets from destinations that nothing is forwarded to, unless the kernel itself says more of them.
+func (r *reader) bar(family uint8) {
+	list := []string{"0.0.0.0/32", "224.0.0.0/4", "255.255.255.255/32"}
+	if family == unix.AF_INET6 { // a link-local address does not even say on which link
+		list = []string{"::/128", "fe80::/10", "ff00::/8"}
+	}
+	if t := r.tables[unix.RT_TABLE_LOCAL]; t != nil {
+		for _, p := range list {
+			t.Modify(netip.MustParsePrefix(p), func(old *path, there bool) (*path, bool) {
+				if there {
+					return old, false
+				}
+				return &path{down: NoRoute}, false
+			})
+		}
+	}
 }
 
 // heedless notes a rule that may lead a packet elsewhere and is not copied.

@@ -78,12 +78,13 @@ func (l *lookup) lookup(a netip.Addr) (*path, bool) {
 		return r, ok && !r.throw
 	}
 	p, r, ok := l.table.LookupPrefixLPM(single(a))
-	return r, ok && !r.throw && p.Bits() > l.suppress
+	return r, ok && !r.throw && (r.down == NoRoute || p.Bits() > l.suppress) // nobody suppresses a refusal
 }
 
 // reader makes a world of what the kernel says.
 type reader struct {
 	k       *Kernel
+	aside   *Kernel // to ask in the midst of a list of k's
 	device  func(index int) *device
 	contact func(s station) *contact
 	now     time.Time
@@ -91,6 +92,7 @@ type reader struct {
 	world   world
 	tables  map[uint32]*bart.Table[*path] // those of one family that rules look into
 	others  map[uint32]bool               // further tables that have routes
+	throws  map[*bart.Table[*path]]bool   // tables with such routes
 	seen    map[string]*path              // by the attributes that make them
 	joined  map[[2]*path]*path            // of several routes to one prefix
 	objects map[uint32]nexthop            // next hops that are objects of their own; read when the first route has one
@@ -102,7 +104,7 @@ type reader struct {
 func (r *reader) read() (*world, error) {
 	for _, family := range r.k.families() {
 		r.tables, r.seen, r.joined = map[uint32]*bart.Table[*path]{}, map[string]*path{}, map[[2]*path]*path{}
-		r.others = map[uint32]bool{}
+		r.others, r.throws = map[uint32]bool{}, map[*bart.Table[*path]]bool{}
 		rules, err := r.rules(family)
 		if err != nil {
 			return nil, err
@@ -114,6 +116,7 @@ func (r *reader) read() (*world, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list with %s route show table all: %w", ip(family), err)
 		}
+		r.bar(family)
 		if family == unix.AF_INET {
 			r.world.v4 = r.settle(family, rules)
 		} else {
@@ -212,6 +215,9 @@ func (r *reader) add(m []byte) {
 		dst = prefix(a.dst, m[1])
 	}
 	r.world.routes++
+	if made.throw {
+		r.throws[into] = true
+	}
 	into.Modify(dst, func(old *path, there bool) (*path, bool) {
 		if there {
 			return r.better(m[0], old, made), false

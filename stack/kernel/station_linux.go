@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"math/bits"
 	"math/rand/v2"
 	"net/netip"
@@ -32,10 +33,11 @@ func (d *device) carries() bool { l := d.state.Load(); return l.up && l.ethernet
 
 // contact is what is known of a station.
 type contact struct {
-	station
-	raw  [16]byte      // its address
-	word atomic.Uint64 // the MAC in the lower 48 bits, and flags
-	used atomic.Bool   // somebody has asked since the last tick
+	// What Way reads is in one cache line.
+	raw     [16]byte      // the address
+	station               // link is compared, the rest is the writers'
+	word    atomic.Uint64 // the MAC in the lower 48 bits, and flags
+	used    atomic.Bool   // somebody has asked since the last tick
 
 	// The following are the writers', who hold Neighbours.mu.
 	state   uint16 // of the kernel's entry, NUD_...; 0: there is none, or nothing is known of it
@@ -87,50 +89,41 @@ func (c *contact) after(e neighbour) (changed bool) {
 	return w != old
 }
 
-// contacts finds contacts by station. One goroutine at a time may change it, while others look without waiting.
+// contacts finds contacts by station. One goroutine at a time may change it, while others look without waiting: a table with
+// open addressing, whose slots are written one at a time.
 type contacts struct {
 	seed  uint64
-	table atomic.Pointer[[]atomic.Pointer[node]] // a power of two of chains
-	count int                                    // the writers'
-}
-
-// node is a link of a chain. Its contact never changes: a reader that stands on a node that is being taken away goes on.
-type node struct {
-	*contact
-	next atomic.Pointer[node]
+	table atomic.Pointer[[]atomic.Pointer[contact]] // a power of two of slots, at least half of them nil
+	gone  *contact                                  // in the slots of those that were removed
+	taken int                                       // slots that are not nil; the writers'
 }
 
 func newContacts() *contacts {
-	c := &contacts{seed: rand.Uint64() | 1}
-	t := make([]atomic.Pointer[node], 256)
+	c := &contacts{seed: rand.Uint64() | 1, gone: &contact{}}
+	t := make([]atomic.Pointer[contact], 256)
 	c.table.Store(&t)
 	return c
 }
 
 func (c *contacts) hash(link int, raw *[16]byte) uint64 { return mix(raw, c.seed^uint64(link)<<32) }
 
-// mix turns an address into a number of which each bit depends on all of the address.
+// mix turns an address into a number of which each bit depends on all of the address. The seed must not be 0.
 func mix(a *[16]byte, seed uint64) uint64 {
 	const k0, k1 = 0x9e3779b97f4a7c15, 0xd1b54a32d192ed03
-	hi, lo := bits.Mul64(u64(a[:8])^seed, k0^u64(a[8:]))
+	hi, lo := bits.Mul64(binary.LittleEndian.Uint64(a[:8])^seed, k0^binary.LittleEndian.Uint64(a[8:]))
 	hi, lo = bits.Mul64(hi^lo^k1, k0)
 	return hi ^ lo
-}
-
-func u64(b []byte) uint64 {
-	_ = b[7]
-	return uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 | uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
 }
 
 // find is the contact; nil if there is none.
 func (c *contacts) find(link int, raw *[16]byte) *contact {
 	t := *c.table.Load()
-	for n := t[c.hash(link, raw)&uint64(len(t)-1)].Load(); n != nil; n = n.next.Load() {
-		if n.raw == *raw && n.link == link {
-			return n.contact
+	for i := c.hash(link, raw); ; i++ {
+		x := t[i&uint64(len(t)-1)].Load()
+		if x == nil || x.raw == *raw && x.link == link && x != c.gone {
+			return x
 		}
 	}
-	return nil
 }
 
 // get is find for writers; a contact that is not there is made.
@@ -139,41 +132,45 @@ func (c *contacts) get(s station) *contact {
 	if found := c.find(s.link, &raw); found != nil {
 		return found
 	}
-	t := *c.table.Load()
-	if c.count >= 2*len(t) {
-		t = c.grow(t)
+	if t := *c.table.Load(); 2*(c.taken+1) > len(t) {
+		c.rebuild()
 	}
 	made := &contact{station: s, raw: raw}
-	push(t, c.hash(s.link, &raw), made)
-	c.count++
+	c.put(*c.table.Load(), made)
 	return made
 }
 
-func push(t []atomic.Pointer[node], hash uint64, c *contact) {
-	head := &t[hash&uint64(len(t)-1)]
-	n := &node{contact: c}
-	n.next.Store(head.Load())
-	head.Store(n)
+func (c *contacts) put(t []atomic.Pointer[contact], x *contact) {
+	for i := c.hash(x.link, &x.raw); ; i++ {
+		if slot := &t[i&uint64(len(t)-1)]; slot.Load() == nil {
+			slot.Store(x)
+			c.taken++
+			return
+		}
+	}
 }
 
-func (c *contacts) grow(old []atomic.Pointer[node]) []atomic.Pointer[node] {
-	t := make([]atomic.Pointer[node], 4*len(old))
-	c.each(func(x *contact) { push(t, c.hash(x.link, &x.raw), x) })
+// rebuild makes a table with room for as many again, and without those that were removed.
+func (c *contacts) rebuild() {
+	count := 0
+	c.each(func(*contact) { count++ })
+	t := make([]atomic.Pointer[contact], max(256, 1<<bits.Len(uint(4*count))))
+	c.taken = 0
+	c.each(func(x *contact) { c.put(t, x) })
 	c.table.Store(&t)
-	return t
 }
 
 // remove is for writers.
 func (c *contacts) remove(x *contact) {
 	t := *c.table.Load()
-	at := &t[c.hash(x.link, &x.raw)&uint64(len(t)-1)]
-	for n := at.Load(); n != nil; n = at.Load() {
-		if n.contact == x {
-			at.Store(n.next.Load())
-			c.count--
+	for i := c.hash(x.link, &x.raw); ; i++ {
+		switch slot := &t[i&uint64(len(t)-1)]; slot.Load() {
+		case nil:
+			return
+		case x:
+			slot.Store(c.gone)
 			return
 		}
-		at = &n.next
 	}
 }
 
@@ -181,8 +178,8 @@ func (c *contacts) remove(x *contact) {
 func (c *contacts) each(visit func(*contact)) {
 	t := *c.table.Load()
 	for i := range t {
-		for n := t[i].Load(); n != nil; n = n.next.Load() {
-			visit(n.contact)
+		if x := t[i].Load(); x != nil && x != c.gone {
+			visit(x)
 		}
 	}
 }

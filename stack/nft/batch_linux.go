@@ -9,8 +9,8 @@ import (
 // be is the byte order of nf_tables' own integers; netlink's headers are in the machine's.
 var be = binary.BigEndian
 
-// batch is a transaction being written: messages that the kernel carries out all or not at all. The zero value is
-// ready for start. Not safe for concurrent use.
+// batch is messages being written: a transaction, which the kernel carries out as a whole or not at all (start, finish), or
+// questions (begin). Its zero value is ready for either. Not safe for concurrent use.
 type batch struct {
 	table string
 	buf   []byte
@@ -20,16 +20,16 @@ type batch struct {
 	about []string
 }
 
-// start begins a batch about a table, with numbers from first on. What was written before is forgotten, its memory used again.
-func (b *batch) start(table string, first uint32) {
+// begin forgets what was written before and uses its memory again. Messages that follow are about a table and have
+// numbers from first on.
+func (b *batch) begin(table string, first uint32) {
 	b.table, b.buf, b.first, b.count, b.about = table, b.buf[:0], first, 0, b.about[:0]
-	b.header(unix.NFNL_MSG_BATCH_BEGIN, unix.NLM_F_REQUEST, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
 }
 
-// ask begins, instead of a batch, a request for all things of a kind, with the table's name.
-func (b *batch) ask(table string, first uint32, typ uint16) {
-	b.table, b.buf, b.first, b.count, b.about = table, b.buf[:0], first, 0, b.about[:0]
-	b.plain(typ, unix.NLM_F_DUMP)
+// start begins a transaction.
+func (b *batch) start(table string, first uint32) {
+	b.begin(table, first)
+	b.header(unix.NFNL_MSG_BATCH_BEGIN, unix.NLM_F_REQUEST, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
 }
 
 // finish ends the batch. The last message is acknowledged, so that success can be told from silence.

@@ -30,11 +30,15 @@ type Carrier struct {
 	mu     sync.Mutex // guards the following
 	socket *socket
 	batch  batch
-	todo   []int // scratch
+	known  ledger
+	todo   []int // scratch, as is the next
+	gone   []entry
 
 	reading sync.Mutex // guards the following; never held together with mu
 	reader  *socket
 	request batch
+	some    []entry // scratch, as is the next
+	counts  []count
 }
 
 const (
@@ -51,7 +55,7 @@ func OpenCarrier(netnsPath string, limit int) (*Carrier, error) {
 	if limit < 1 || limit > 1<<28 {
 		return nil, fmt.Errorf("open carrier: a limit of %d connections: give 1 to %d", limit, 1<<28)
 	}
-	c := &Carrier{limit: limit, opened: time.Now()}
+	c := &Carrier{limit: limit, opened: time.Now(), known: newLedger()}
 	if err := c.open(netnsPath); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("open carrier: %w", err)
@@ -66,6 +70,7 @@ func (c *Carrier) open(netnsPath string) (err error) {
 	if c.reader, err = open(netnsPath); err != nil {
 		return err
 	}
+	c.some = make([]entry, 0, inquiry)
 	c.table = fmt.Sprintf("tunlb_carrier_%d", c.socket.port)
 	b := &c.batch
 	c.socket.start(b, c.table)
@@ -121,7 +126,8 @@ func (c *Carrier) replaceLocked(there, interfaces []string) {
 // interface, on others it stays and waits for it.
 func (c *Carrier) hookedLocked() (names []string, err error) {
 	b := &c.batch
-	b.ask(c.table, c.socket.next, unix.NFT_MSG_GETCHAIN)
+	b.begin(c.table, c.socket.next)
+	b.plain(unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP)
 	err = c.socket.dump(b, func(m message) {
 		var table, chain string
 		for typ, value := range m.attributes() {
@@ -157,6 +163,8 @@ func (c *Carrier) addLocked(conns []Conn, errs []error) {
 	for i := range conns {
 		switch errs[i] = conns[i].check(); {
 		case errs[i] != nil:
+		case c.known.has(conns[i].Outer):
+			errs[i] = fmt.Errorf("%s: %w", conns[i].Outer, ErrCarried)
 		case len(todo) >= c.limit-int(c.count.Load()):
 			errs[i] = fmt.Errorf("%s: %w: %d", conns[i].Outer, ErrFull, c.limit)
 		default:
@@ -164,75 +172,104 @@ func (c *Carrier) addLocked(conns []Conn, errs []error) {
 		}
 	}
 	c.todo = todo
-	now := c.stamp()
-	c.count.Add(int64(c.changeLocked(todo, func(i int) { c.batch.add(&conns[i], now) }, func(i int, err error) {
-		if errors.Is(err, unix.EEXIST) {
-			err = ErrCarried
+	now := sighting{at: c.now()}
+	c.changeLocked(todo, func(i int) { c.batch.add(&conns[i]) }, func(i int, err error) {
+		switch {
+		case err == nil:
+			c.known.add(entry{conns[i].Outer, conns[i].Inner, [2]sighting{now, now}})
+		case errors.Is(err, unix.EEXIST):
+			errs[i] = fmt.Errorf("%s: %w", conns[i].Outer, ErrCarried)
+		default:
+			errs[i] = fmt.Errorf("%s: %w", conns[i].Outer, err)
 		}
-		errs[i] = fmt.Errorf("%s: %w", conns[i].Outer, err)
-	})))
+	})
+	c.count.Store(int64(len(c.known.list)))
 }
 
 // Remove has the kernel carry connections no more: when it returns, none of their packets is on its way here. Those that
 // are not carried are no error.
-func (c *Carrier) Remove(conns []Conn) error {
+func (c *Carrier) Remove(conns []Conn) error { return c.Take(conns, nil) }
+
+// Take is Remove that tells what each direction of a connection has been used for in the end, unless last is nil. last must
+// not call the Carrier.
+func (c *Carrier) Take(conns []Conn, last func(Usage)) error {
 	var errs []error
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(conns) > 0 {
 		some := conns[:min(together, len(conns))]
 		conns = conns[len(some):]
-		c.todo = c.todo[:0]
+		c.todo, c.gone = c.todo[:0], c.gone[:0]
 		for i := range some {
-			if some[i].check() == nil {
-				c.todo = append(c.todo, i)
+			if e, ok := c.known.remove(some[i].Outer, some[i].Inner); ok {
+				c.todo = append(c.todo, len(c.gone))
+				c.gone = append(c.gone, e)
 			}
 		}
-		c.count.Add(-int64(c.changeLocked(c.todo, func(i int) { c.batch.remove(&some[i]) }, func(i int, err error) {
-			if !errors.Is(err, unix.ENOENT) {
-				errs = append(errs, fmt.Errorf("take %s back from the kernel: %w", some[i].Outer, err))
-			}
-		})))
+		c.takeLocked(last, func(e *entry, err error) {
+			c.known.add(*e)
+			errs = append(errs, fmt.Errorf("take %s back from the kernel: %w", e.outer, err))
+		})
 	}
+	c.count.Store(int64(len(c.known.list)))
 	return errors.Join(errs...)
 }
 
-// changeLocked has write write a message for each of todo, and the kernel carry them out. A transaction fails as a whole,
-// but the kernel tells of each message that failed: those are reported, and the others tried again without them.
-// It returns how many were carried out. todo is written to.
-func (c *Carrier) changeLocked(todo []int, write func(i int), failed func(i int, err error)) (done int) {
+// takeLocked removes what is gone.
+func (c *Carrier) takeLocked(last func(Usage), failed func(*entry, error)) {
+	flags := uint16(0)
+	if last != nil && c.socket != nil {
+		flags = unix.NLM_F_ECHO
+		c.socket.told = c.teller(last)
+		defer func() { c.socket.told = nil }()
+	}
+	c.changeLocked(c.todo, func(i int) { c.batch.remove(&c.gone[i], flags) }, func(i int, err error) {
+		if err != nil {
+			failed(&c.gone[i], err)
+		}
+	})
+}
+
+// changeLocked has write write a message for each of todo, and the kernel carry them out; done says what has become of
+// each. A transaction fails as a whole, but the kernel tells of each message that failed: the others are tried again
+// without those. todo is written to.
+func (c *Carrier) changeLocked(todo []int, write func(i int), done func(i int, err error)) {
 	for len(todo) > 0 {
 		failures, err := c.tryLocked(todo, write)
-		switch {
-		case err == nil && len(failures) == 0:
-			return done + len(todo)
-		case err == nil && failures[0].message > 0:
-			n, rest := 0, todo[:0:len(todo)]
-			for k, i := range todo {
-				if n < len(failures) && failures[n].message == k+1 {
-					failed(i, failures[n].err)
-					for n++; n < len(failures) && failures[n].message == k+1; n++ {
-					}
-				} else {
-					rest = append(rest, i)
-				}
-			}
-			todo = rest
-		case len(todo) == 1 || errors.Is(err, os.ErrClosed):
-			if err == nil {
-				err = failures[0].err
-			}
+		if err == nil && len(failures) > 0 && failures[0].message > 0 {
+			todo = setAside(todo, failures, done)
+			continue
+		}
+		if err == nil && len(failures) > 0 {
+			err = failures[0].err
+		}
+		if err == nil || len(todo) == 1 || errors.Is(err, os.ErrClosed) {
 			for _, i := range todo {
-				failed(i, err)
+				done(i, err)
 			}
-			return done
-		default: // of one or another, or of there being so many
-			half := len(todo) / 2
-			done += c.changeLocked(todo[:half], write, failed)
-			todo = todo[half:]
+			return
+		}
+		half := len(todo) / 2 // it is one or another of them, or their number
+		c.changeLocked(todo[:half], write, done)
+		todo = todo[half:]
+	}
+}
+
+// setAside reports those whose messages failed, and gives back the others.
+func setAside(todo []int, failures []failure, done func(i int, err error)) (rest []int) {
+	failed := make(map[int]error, len(failures))
+	for _, f := range failures {
+		failed[f.message-1] = f.err
+	}
+	rest = todo[:0]
+	for k, i := range todo {
+		if err, ok := failed[k]; ok {
+			done(i, err)
+		} else {
+			rest = append(rest, i)
 		}
 	}
-	return done
+	return rest
 }
 
 func (c *Carrier) tryLocked(todo []int, write func(i int)) ([]failure, error) {
@@ -258,6 +295,7 @@ func (c *Carrier) Close() error {
 	c.mu.Lock()
 	writer := c.socket
 	c.socket = nil
+	c.known, c.todo = newLedger(), nil
 	c.count.Store(0)
 	c.mu.Unlock()
 	var errs []error

@@ -14,20 +14,19 @@ import (
 //
 // and the data, which are written over it:
 //
-//	both new addresses | both new ports | next hop | interface index | note
-//
-// of which the note is for Usage: the direction, and when the element was added.
+//	both new addresses | both new ports | next hop | interface index
 
-// connections is the map of a family's connections. Each element counts its packets and knows when the last one was.
+// connections is the map of a family's connections. Each element counts its packets.
 func (f *family) connections(limit int) *set {
 	return &set{
-		name: f.chain("connections"), key: []field{f.addr, f.addr, fieldMark, fieldProto},
-		data: f.dataLength(), size: 2 * limit, counts: []string{"counter", "last"},
+		name: f.chain("connections"), size: 2 * limit, counts: []string{"counter"},
+		key:  []field{f.addr, f.addr, fieldMark, fieldProto},
+		data: []field{f.addr, f.addr, fieldMark, f.addr, fieldIndex},
 	}
 }
 
 func (f *family) keyLength() int  { return 2*f.addr.bytes + 4 + 4 }
-func (f *family) dataLength() int { return 2*f.addr.bytes + 4 + f.addr.bytes + 4 + 4 }
+func (f *family) dataLength() int { return 3*f.addr.bytes + 4 + 4 }
 
 // ordinary goes on with packets whose TTL is more than 1 and whose transport header is all that is behind a plain header.
 func (f *family) ordinary() []expression {
@@ -98,21 +97,29 @@ func (h *Hop) fits(six bool) bool {
 }
 
 // add writes a message that adds a connection.
-func (b *batch) add(c *Conn, now uint32) {
+func (b *batch) add(c *Conn) {
 	f := familyOf(&c.Outer)
 	list := b.connection(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE|unix.NLM_F_EXCL, f)
 	answer, translated := c.Inner.Reverse(), c.Outer.Reverse()
-	b.element(f, &c.Outer, &c.Inner, &c.Forward, now)
-	b.element(f, &answer, &translated, &c.Reverse, now|reverseNote)
+	b.element(f, &c.Outer, &c.Inner, &c.Forward)
+	b.element(f, &answer, &translated, &c.Reverse)
 	b.end(list)
 }
 
-// remove writes a message that removes it.
-func (b *batch) remove(c *Conn) {
-	f := familyOf(&c.Outer)
-	list := b.connection(unix.NFT_MSG_DELSETELEM, 0, f)
-	answer := c.Inner.Reverse()
-	for _, t := range [...]*packet.Tuple{&c.Outer, &answer} {
+// remove writes a message that removes it, and one that tells of it if flags have NLM_F_ECHO.
+func (b *batch) remove(e *entry, flags uint16) {
+	b.keys(b.connection(unix.NFT_MSG_DELSETELEM, flags, familyOf(&e.outer)), e)
+}
+
+// look writes a message that asks for it.
+func (b *batch) look(e *entry) {
+	b.keys(b.connection(unix.NFT_MSG_GETSETELEM, 0, familyOf(&e.outer)), e)
+}
+
+// keys writes the elements of a connection, to end the list.
+func (b *batch) keys(list int, e *entry) {
+	f, answer := familyOf(&e.outer), e.inner.Reverse()
+	for _, t := range [...]*packet.Tuple{&e.outer, &answer} {
 		one := b.nest(unix.NFTA_LIST_ELEM)
 		b.key(f, t)
 		b.end(one)
@@ -134,7 +141,7 @@ func familyOf(t *packet.Tuple) *family {
 }
 
 // element writes a direction: what comes with one tuple is to leave with another.
-func (b *batch) element(f *family, from, to *packet.Tuple, hop *Hop, note uint32) {
+func (b *batch) element(f *family, from, to *packet.Tuple, hop *Hop) {
 	one := b.nest(unix.NFTA_LIST_ELEM)
 	b.key(f, from)
 	n := f.dataLength()
@@ -144,7 +151,6 @@ func (b *batch) element(f *family, from, to *packet.Tuple, hop *Hop, note uint32
 	next := hop.Next.As16()
 	b.buf = append(b.buf, next[16-f.addr.bytes:]...)
 	b.buf = binary.NativeEndian.AppendUint32(b.buf, uint32(hop.Link))
-	b.buf = be.AppendUint32(b.buf, note)
 	b.end(one)
 }
 

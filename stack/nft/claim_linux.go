@@ -2,6 +2,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/tunlb/tunlb/stack/packet"
 	"golang.org/x/sys/unix"
@@ -103,26 +104,24 @@ func (b *batch) filled(id *uint32, s *set, keys [][]byte) *set {
 	return s
 }
 
-// fragments drops the later ones to VIPs that are nobody else's.
+// fragments drops the later ones to VIPs that are nobody else's, and leaves all others to the kernel: what is behind their
+// header would be taken for ports.
 func (b *batch) fragments(f *family, s *claimSets) {
-	if s.fragments == nil {
-		return
-	}
 	proto := reg0.past(f.addr.bytes)
 	later := []expression{load(network, 6, 2, reg0), mask(reg0, 0x1f, 0xff), compare(reg0, unix.NFT_CMP_NEQ, 0, 0)}
 	if f == ipv6 {
 		const fragment = 44
-		later = []expression{
-			load(network, f.next, 1, reg0), equal(reg0, fragment),
-			load(network, 42, 2, reg0), mask(reg0, 0xff, 0xf8), compare(reg0, unix.NFT_CMP_NEQ, 0, 0),
-		}
+		later = []expression{extension(fragment, 2, 2, reg0), mask(reg0, 0xff, 0xf8), compare(reg0, unix.NFT_CMP_NEQ, 0, 0)}
 	}
-	b.rule(f.chain("claimed"), "later fragments to VIPs", append(later,
-		load(network, f.dst, f.addr.bytes, reg0), meta(unix.NFT_META_L4PROTO, proto), in(s.fragments.name, reg0), drop)...)
+	if s.fragments != nil {
+		b.rule(f.chain("claimed"), "later fragments to VIPs", slices.Concat(later, []expression{
+			load(network, f.dst, f.addr.bytes, reg0), meta(unix.NFT_META_L4PROTO, proto), in(s.fragments.name, reg0), drop})...)
+	}
+	b.rule(f.chain("claimed"), "later fragments", append(later, leave)...)
 }
 
 // packets drops those to VIPs and those from servers that are not for the box. The transport header is found behind options
-// and extension headers; a later fragment has none.
+// and extension headers.
 func (b *batch) packets(f *family, s *claimSets) {
 	proto := reg0.past(f.addr.bytes)
 	port := proto + 1

@@ -20,15 +20,12 @@ type base uint32
 const (
 	ethernet  base = unix.NFT_PAYLOAD_LL_HEADER
 	network   base = unix.NFT_PAYLOAD_NETWORK_HEADER
-	transport base = unix.NFT_PAYLOAD_TRANSPORT_HEADER // fails on later fragments
+	transport base = unix.NFT_PAYLOAD_TRANSPORT_HEADER // in later fragments what is there instead
 )
 
 // What golang.org/x/sys/unix lacks, from linux/netfilter.h and linux/netfilter/nf_tables.h.
 const (
 	nfDrop = 0 // NF_DROP
-
-	nftaLastSet   = 1 // NFTA_LAST_SET
-	nftaLastMsecs = 2 // NFTA_LAST_MSECS
 
 	nftaFwdSregDev  = 1 // NFTA_FWD_SREG_DEV
 	nftaFwdSregAddr = 2 // NFTA_FWD_SREG_ADDR
@@ -58,6 +55,18 @@ func load(from base, offset, n int, r register) expression {
 		b.u32(unix.NFTA_PAYLOAD_BASE, uint32(from))
 		b.u32(unix.NFTA_PAYLOAD_OFFSET, uint32(offset))
 		b.u32(unix.NFTA_PAYLOAD_LEN, uint32(n))
+	})
+}
+
+// extension reads n bytes of an IPv6 extension header into r, and ends the rule if there is none of the type.
+func extension(typ uint8, offset, n int, r register) expression {
+	return named("exthdr", func(b *batch) {
+		b.u32(unix.NFTA_EXTHDR_DREG, uint32(r))
+		b.attribute(unix.NFTA_EXTHDR_TYPE, 1)
+		b.buf = append(b.buf, typ)
+		b.pad()
+		b.u32(unix.NFTA_EXTHDR_OFFSET, uint32(offset))
+		b.u32(unix.NFTA_EXTHDR_LEN, uint32(n))
 	})
 }
 
@@ -139,6 +148,12 @@ func lookup(set string, key, data register, flags uint32) expression {
 }
 
 func drop(b *batch) { verdict(nfDrop, "")(b) }
+
+// leave goes back to the rule behind the jump that led here.
+func leave(b *batch) {
+	code := int32(unix.NFT_RETURN)
+	verdict(uint32(code), "")(b)
+}
 
 func jump(chain string) expression {
 	code := int32(unix.NFT_JUMP)

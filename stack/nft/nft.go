@@ -36,9 +36,11 @@ type Hop struct {
 
 // Usage is what the kernel has carried of one direction of a connection. A plain value.
 type Usage struct {
-	Outer   packet.Tuple  // names the connection
-	Reverse bool          // what the server sends
-	Packets uint64        // as the kernel sees them: a super-packet is one
-	Bytes   uint64        // with IP headers
-	Idle    time.Duration // since the last packet, or since Add if there was none
+	Outer   packet.Tuple // names the connection
+	Reverse bool         // what the server sends
+	Packets uint64       // as the kernel sees them: a super-packet is one
+	Bytes   uint64       // with IP headers
+	// Idle is since a reading (Usage, Take) found more packets than the one before it, or since Add: too little by up to the
+	// time between two readings, and never too much.
+	Idle time.Duration
 }

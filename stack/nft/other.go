@@ -43,6 +43,9 @@ func (c *Carrier) Add(conns []Conn) []error {
 // Remove has nothing to remove.
 func (c *Carrier) Remove(conns []Conn) error { return nil }
 
+// Take has nothing to remove.
+func (c *Carrier) Take(conns []Conn, last func(Usage)) error { return nil }
+
 // Usage visits nothing.
 func (c *Carrier) Usage(visit func(Usage)) error { return nil }
 

@@ -17,6 +17,8 @@ type socket struct {
 	port uint32 // its address: no other socket of the namespace has it
 	next uint32 // number of the next message
 	room int    // what a request may be long
+	// told gets what the kernel says of messages of a batch that ask for it (NLM_F_ECHO); nil is nobody.
+	told func(message)
 	buf  []byte
 }
 
@@ -103,6 +105,9 @@ func (s *socket) commit(b *batch) ([]failure, error) {
 		}
 		for m := range messages(s.buf[:n]) {
 			if m.typ != unix.NLMSG_ERROR || len(m.body) < 4 || m.seq-b.first >= b.count {
+				if s.told != nil {
+					s.told(m)
+				}
 				continue
 			}
 			answered = true
@@ -117,30 +122,41 @@ func (s *socket) commit(b *batch) ([]failure, error) {
 	return failures, nil
 }
 
-// dump sends a request that begins with a header (type and flags are the caller's) and visits what comes.
+// dump sends a question whose answer is all things of a kind, and visits them.
 func (s *socket) dump(b *batch, visit func(message)) error {
+	return s.question(b, 0, visit)
+}
+
+// ask sends questions about single things and visits the answers. What is not there is no error.
+func (s *socket) ask(b *batch, visit func(message)) error {
+	return s.question(b, unix.MSG_DONTWAIT, visit)
+}
+
+// question reads until the end of a dump, or, if told not to wait, until there is nothing more: single answers are there
+// when a question has been sent.
+func (s *socket) question(b *batch, flags int, visit func(message)) error {
 	b.endMessage()
 	s.next = b.first + b.count
 	if err := s.send(b.buf); err != nil {
 		return fmt.Errorf("ask nf_tables: %w", err)
 	}
 	for {
-		n, err := s.receive(0)
+		n, err := s.receive(flags)
+		if err == unix.EAGAIN {
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("answer of nf_tables: %w", err)
 		}
 		for m := range messages(s.buf[:n]) {
 			switch {
-			case m.seq-b.first >= b.count: // of an earlier request that was given up
+			case m.seq-b.first >= b.count: // of an earlier question that was given up
 			case m.typ == unix.NLMSG_DONE:
 				return nil
-			case m.typ == unix.NLMSG_ERROR:
-				if len(m.body) >= 4 && m.errno() != 0 {
-					return m.errno()
-				}
-				return nil
-			default:
+			case m.typ != unix.NLMSG_ERROR:
 				visit(m)
+			case len(m.body) >= 4 && m.errno() != 0 && m.errno() != unix.ENOENT:
+				return m.errno()
 			}
 		}
 	}

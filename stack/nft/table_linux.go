@@ -74,7 +74,7 @@ func (b *batch) rule(chain, what string, expressions ...expression) {
 type set struct {
 	name   string
 	key    []field
-	data   int      // bytes of a map's data; 0 is no map
+	data   []field  // of a map: what is found
 	size   int      // how many elements it may have
 	ranges bool     // elements are intervals, in each field
 	counts []string // expressions that each element has, which run when it is found
@@ -89,39 +89,41 @@ var (
 	fieldIPv6  = field{16, 8}
 	fieldProto = field{1, 12}
 	fieldPort  = field{2, 13}
-	fieldMark  = field{4, 19}
+	fieldMark  = field{4, 19} // any 4 bytes
+	fieldIndex = field{4, 20} // an interface's
 )
 
-func (s *set) length() (n int) {
-	for _, f := range s.key {
+// length is that of a concatenation, and typ is its type, as nft calculates it: for five fields at most.
+func length(fields []field) (n int, typ uint32) {
+	for _, f := range fields {
 		n += (f.bytes + 3) &^ 3
+		typ = typ<<6 | uint32(f.typ)
 	}
-	return n
+	return n, typ
 }
 
 // set makes a set. id tells those of one batch apart.
 func (b *batch) set(id uint32, s *set) {
-	flags, typ := uint32(0), uint32(0)
+	flags := uint32(0)
+	keyLength, keyType := length(s.key)
+	dataLength, dataType := length(s.data)
 	if s.ranges {
 		flags |= unix.NFT_SET_INTERVAL | setConcat
 	}
-	if s.data > 0 {
+	if dataLength > 0 {
 		flags |= unix.NFT_SET_MAP
 	}
 	if len(s.counts) > 0 {
 		flags |= setExpressions
 	}
-	for _, f := range s.key {
-		typ = typ<<6 | uint32(f.typ) // as nft concatenates
-	}
 	b.message(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, "set "+s.name)
 	b.text(unix.NFTA_SET_NAME, s.name)
 	b.u32(unix.NFTA_SET_FLAGS, flags)
-	b.u32(unix.NFTA_SET_KEY_TYPE, typ)
-	b.u32(unix.NFTA_SET_KEY_LEN, uint32(s.length()))
-	if s.data > 0 {
-		b.u32(unix.NFTA_SET_DATA_TYPE, uint32(fieldMark.typ))
-		b.u32(unix.NFTA_SET_DATA_LEN, uint32(s.data))
+	b.u32(unix.NFTA_SET_KEY_TYPE, keyType)
+	b.u32(unix.NFTA_SET_KEY_LEN, uint32(keyLength))
+	if dataLength > 0 {
+		b.u32(unix.NFTA_SET_DATA_TYPE, dataType)
+		b.u32(unix.NFTA_SET_DATA_LEN, uint32(dataLength))
 	}
 	b.u32(unix.NFTA_SET_ID, id)
 	desc := b.nest(unix.NFTA_SET_DESC)
@@ -147,6 +149,7 @@ func (b *batch) set(id uint32, s *set) {
 
 // elements adds to a set that is made in the same batch. A key is of the set's length, or, with ranges, twice that: from and to.
 func (b *batch) elements(id uint32, s *set, keys [][]byte) {
+	n, _ := length(s.key)
 	for len(keys) > 0 {
 		b.message(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, "elements of set "+s.name)
 		b.text(unix.NFTA_SET_ELEM_LIST_SET, s.name)
@@ -154,9 +157,9 @@ func (b *batch) elements(id uint32, s *set, keys [][]byte) {
 		list := b.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 		for len(keys) > 0 && len(b.buf)-list < maxElementsLength {
 			one := b.nest(unix.NFTA_LIST_ELEM)
-			b.data(unix.NFTA_SET_ELEM_KEY, keys[0][:s.length()]...)
+			b.data(unix.NFTA_SET_ELEM_KEY, keys[0][:n]...)
 			if s.ranges {
-				b.data(nftaElemKeyEnd, keys[0][s.length():]...)
+				b.data(nftaElemKeyEnd, keys[0][n:]...)
 			}
 			b.end(one)
 			keys = keys[1:]

@@ -14,7 +14,7 @@ const perCall = 64
 func (d *Direct) NewBurst() Burst { return newBurst(d, &d.calls, d.fd, true) }
 
 // NewBurst implements Ring.
-func (p *ringPort) NewBurst() Burst { return newBurst(p, &p.calls, p.fd, false) }
+func (p *ringPort) NewBurst() Burst { return newBurst(p, &p.calls, p.out, false) }
 
 // outlet is what a burst goes out by. All but gate is called inside its gate.
 type outlet interface {

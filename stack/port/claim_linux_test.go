@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/net/bpf"
@@ -155,8 +156,12 @@ func drawPacket(tb testing.TB, t *rapid.T) drawn {
 		}
 		d.frame = pt.ICMPError(tb, from, d.to, typ, 0, d.frame, opts...)
 	}
-	d.frame = packet.AppendEthernet(nil, d.frame, packet.MAC{2, 1}, packet.MAC{2, 2})
+	d.frame = onCable(d.frame)
 	return d
+}
+
+func onCable(frame []byte) []byte {
+	return packet.AppendEthernet(nil, frame, packet.MAC{2, 1}, packet.MAC{2, 2})
 }
 
 // in is the meaning of Endpoints.
@@ -227,7 +232,41 @@ func TestClaim(t *testing.T) {
 	t.Logf("%d of %d packets are taken", taken, seen)
 }
 
-// TestClaimSize: what programs of large claims need.
+// TestCover: ranges that overlap, adjoin or hold each other become pieces in order.
+func TestCover(t *testing.T) {
+	const miss, hit, top = label(1), label(2), 24
+	rapid.Check(t, func(t *rapid.T) {
+		var bounds []bound
+		for range rapid.IntRange(0, 5).Draw(t, "ranges") {
+			bounds = append(bounds, bound{rapid.Uint32Max(top).Draw(t, "first"), rapid.Uint32Max(top).Draw(t, "last")})
+		}
+		pieces := cover(slices.Clone(bounds), miss, hit)
+		for i, p := range pieces[1:] {
+			if p.from <= pieces[i].from || p.to == pieces[i].to {
+				t.Fatalf("%v became %v", bounds, pieces)
+			}
+		}
+		for x := range uint32(top + 2) {
+			want, got := miss, miss
+			for _, b := range bounds {
+				if b.first <= x && x <= b.last {
+					want = hit
+				}
+			}
+			for _, p := range pieces {
+				if p.from <= x {
+					got = p.to
+				}
+			}
+			if got != want {
+				t.Fatalf("%d: %v became %v", x, bounds, pieces)
+			}
+		}
+	})
+}
+
+// TestClaimSize: large claims have programs that the kernel takes, and that find every address and no other: their jumps are
+// long.
 func TestClaimSize(t *testing.T) {
 	for _, tt := range []struct {
 		addrs, ports int
@@ -250,6 +289,20 @@ func TestClaimSize(t *testing.T) {
 						c.VIPs = append(c.VIPs, e)
 					} else {
 						c.Servers = append(c.Servers, e)
+					}
+				}
+			}
+			vm := machine(t, c, grains[0])
+			for _, e := range slices.Concat(c.VIPs, c.Servers) {
+				client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), 1)
+				if tt.six {
+					client = netip.AddrPortFrom(netip.AddrFrom16([16]byte{0: 0x20, 1: 2}), 1)
+				}
+				for next, want := range []bool{true, false} {
+					at := netip.AddrPortFrom(e.Addr, e.First+uint16(next))
+					got := passes(t, vm, onCable(pt.TCP(t, client, at))) || passes(t, vm, onCable(pt.TCP(t, at, client)))
+					if got != want {
+						t.Fatalf("%s: %t, want %t", at, got, want)
 					}
 				}
 			}

@@ -39,23 +39,17 @@ func openDirect(netns string) (d *Direct, err error) {
 	return d, err
 }
 
-// openDirectHere opens the socket in the calling thread's namespace. Its protocol stays 0: no frame comes in.
+// openDirectHere opens the socket in the calling thread's namespace.
 func openDirectHere() (_ *Direct, err error) {
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := openSender()
 	if err != nil {
-		return nil, explainPacket(err)
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
 			unix.Close(fd)
 		}
 	}()
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
-		return nil, fmt.Errorf("PACKET_VNET_HDR: %w", err)
-	}
-	if err := setQueue(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendQueue); err != nil {
-		return nil, err
-	}
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
@@ -66,6 +60,24 @@ func openDirectHere() (_ *Direct, err error) {
 		errDown: fmt.Errorf("send directly: %w", ErrDown),
 		errFull: fmt.Errorf("send directly: the interface's queue is full: %w", unix.ENOBUFS),
 	}, nil
+}
+
+// openSender opens a socket that takes frames with vnet headers. Its protocol stays 0: none comes in.
+func openSender() (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, explainPacket(err)
+	}
+	if err = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
+		err = fmt.Errorf("PACKET_VNET_HDR: %w", err)
+	} else {
+		err = setQueue(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendQueue)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // Write sends one frame, `virtio_net_hdr | Ethernet header | packet` as on an Ethernet Port and super-packets whole, out of the

@@ -35,11 +35,10 @@ type PacketConfig struct {
 //
 // An interface that is down brings nothing until it is set up; one that has been
 // deleted, or moved to another namespace, is ErrGone. Close leaves the interface as it
-// was. Without CAP_NET_ADMIN on the machine (in a user namespace, that is) the
-// receive queue holds no more than net.core.rmem_max says; Overruns tell if that is
-// too little.
+// was, but for frames that a Receive has lent: the socket, which hears nothing any more, is closed by the
+// reader's next call, and until then they can be read.
 //
-// The port is a Ring. With a Claim it is a Claimer.
+// The port is a Ring of 255 frames in 17 MiB of memory, and a Claimer.
 func OpenPacket(cfg PacketConfig) (Port, error) {
 	p, err := openPacket(cfg)
 	if err != nil {
@@ -50,10 +49,14 @@ func OpenPacket(cfg PacketConfig) (Port, error) {
 
 // Claimer is a port whose claim can be changed.
 type Claimer interface {
-	// SetClaim has other packets come in from now on, without a gap in which none or all would. It may be called
-	// at any time. What the port takes may be more than the claim: a socket filter has room for some hundred addresses
-	// and ports (net.core.optmem_max), and where it is too small whole addresses are taken, then
-	// networks around them; and IPv6 packets with options are taken by their addresses alone. Ask
-	// packet.Taker whether a packet is one to take, and leave alone those that are not.
+	// SetClaim has other packets come in from now on, without a moment in which none or all do. It may be called at any
+	// time on a port that was opened with a claim; on an error the old one stays.
+	//
+	// What comes in may be more than the claim takes: ask packet.Taker, and leave alone what it does not take.
+	// IPv6 packets with options go by their addresses alone, and so do errors that quote such. A filter
+	// has room for some 1500 addresses and ranges of ports, IPv6 addresses that have little in common count
+	// several times, and the kernel for two filters (net.core.optmem_max, to replace one by the other at once). Where that
+	// is too little, whole addresses come in, then networks around them. ICMPv6 errors with options of their own
+	// come in only if their addresses are claimed.
 	SetClaim(claim packet.Claim) error
 }

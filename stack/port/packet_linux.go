@@ -18,8 +18,9 @@ const sendQueue = 4 << 20
 // more. The queue discipline is not bypassed (PACKET_QDISC_BYPASS): on that way the kernel segments nothing, and refuses
 // super-packets where the interface can't do it (ENOBUFS); on a veth it gained nothing.
 type packetSocket struct {
-	*ethernet // its socket hears of changes
-	fd        int
+	*ethernet     // its socket hears of changes
+	fd        int // receives
+	out       int // sends, so that no write gets the error which tells the reader that the interface went down
 	ring      *ring
 	lending   lending
 	claims    bool // it has a claim for a filter
@@ -56,10 +57,10 @@ func openPacketHere(cfg PacketConfig) (Port, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("%w: see `ip -br link` for the interfaces of this network namespace", err)
 	}
-	s := &packetSocket{ethernet: newEthernet(ctl, 0), fd: fd, claims: cfg.Claim != nil}
+	s := &packetSocket{ethernet: newEthernet(ctl, 0), fd: fd, out: -1, claims: cfg.Claim != nil}
 	if err = s.prepare(cfg); err == nil {
 		var p *rawPort
-		if p, err = newRawPort(s, fd, ctl.fd); err == nil {
+		if p, err = newRawPort(s, fd, s.out, ctl.fd); err == nil {
 			return &ringPort{p, s}, nil
 		}
 	}
@@ -90,8 +91,11 @@ func (s *packetSocket) prepare(cfg PacketConfig) (err error) {
 	if err := on(unix.PACKET_IGNORE_OUTGOING, "PACKET_IGNORE_OUTGOING"); err != nil {
 		return err
 	}
-	if err := setQueue(s.fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendQueue); err != nil {
+	if s.out, err = openSender(); err != nil {
 		return err
+	}
+	if err := unix.Bind(s.out, &unix.SockaddrLinklayer{Ifindex: int(s.index)}); err != nil {
+		return fmt.Errorf("bind to send: %w", err)
 	}
 	if s.ring, err = openRing(s.fd); err != nil {
 		return err
@@ -170,7 +174,7 @@ func (s *packetSocket) receive(frame []byte) (n int, err error) {
 }
 
 func (s *packetSocket) send(frame []byte) error {
-	_, err := transferred(unix.RawSyscall6(unix.SYS_SENDTO, uintptr(s.fd),
+	_, err := transferred(unix.RawSyscall6(unix.SYS_SENDTO, uintptr(s.out),
 		uintptr(unsafe.Pointer(unsafe.SliceData(frame))), uintptr(len(frame)), 0, 0, 0))
 	return err
 }
@@ -209,11 +213,18 @@ func (s *packetSocket) count(st *Stats, open bool) {
 
 // close leaves what is lent to the reader, and with it a socket that hears nothing.
 func (s *packetSocket) close() error {
-	if !s.lending.postpone() {
-		return s.release()
+	var err error
+	if s.lending.some() { // once the end is left to the reader the socket is not ours
+		err = s.deafen()
 	}
-	deaf := []unix.SockFilter{{Code: end}}
-	if err := attachFilter(s.fd, deaf); err != nil || s.claims {
+	if s.lending.postpone() {
+		return err
+	}
+	return s.release()
+}
+
+func (s *packetSocket) deafen() error {
+	if err := attachFilter(s.fd, []unix.SockFilter{{Code: end}}); err != nil || s.claims {
 		return err
 	}
 	return s.promiscuous(unix.PACKET_DROP_MEMBERSHIP)
@@ -223,6 +234,9 @@ func (s *packetSocket) release() error {
 	var err error
 	if s.ring != nil {
 		err = s.ring.close()
+	}
+	if s.out >= 0 {
+		err = errors.Join(err, unix.Close(s.out))
 	}
 	err = errors.Join(err, unix.Close(s.fd))
 	s.ethernet.close()

@@ -4,9 +4,9 @@
 //
 // It owns the device (making it, its MAC, bridge, queue length and offloads,
 // removing it), the system calls that move frames, and the way out when a kernel
-// refuses a super-packet. It does not know what is in a frame, gives the device
-// no address and no route and does not set it up (that is stack/kernel's), and
-// runs no lane: a caller reads and writes.
+// refuses a super-packet. It does not know what is in a frame, but for the socket filter
+// that it makes of a claim. It gives the device no address and no route and does not set
+// it up (that is stack/kernel's), and runs no lane: a caller reads and writes.
 package port
 
 import (
@@ -87,12 +87,12 @@ type Stats struct {
 	// Segmented counts super-packets that were cut into packets in software,
 	// because the device takes none or the kernel refused this one.
 	Segmented uint64
-	// Overruns counts frames that came while the receive queue was full. Packet
-	// sockets count them; on TUN and TAP they are the device's (`ip -s link`, TX
+	// Overruns counts frames that came while the receive queue or ring was full, or that no vnet header
+	// describes. Packet sockets count them; on TUN and TAP they are the device's (`ip -s link`, TX
 	// dropped).
 	Overruns uint64
 	// Unfit counts frames that came and had to be dropped, since no buffer holds
-	// them (IPv6 BIG TCP) or no vnet header describes them. Packet sockets only.
+	// them (BIG TCP). Packet sockets only.
 	Unfit uint64
 	// Full counts frames that were not sent because the interface's queue, or the socket's, had no room.
 	// Direct only.

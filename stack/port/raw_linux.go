@@ -18,7 +18,7 @@ import (
 // endpoint.
 type rawPort struct {
 	endpoint
-	fd      int // endpoint's, for poll
+	in, out int // endpoint's, for poll
 	changes int // likewise: readable when something has happened to the device; -1 is none
 	wake    int // eventfd that becomes readable for good when the port closes
 	room    int // what a buffer has to hold
@@ -57,16 +57,17 @@ type endpoint interface {
 // interfaces that send slower than we do.
 const writePatience = 10
 
-// newRawPort takes over e, whose descriptors are fd and changes. On an error they
+// newRawPort takes over e, whose descriptors are in, out and changes. On an error they
 // are still the caller's.
-func newRawPort(e endpoint, fd, changes int) (*rawPort, error) {
+func newRawPort(e endpoint, in, out, changes int) (*rawPort, error) {
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
 	p := &rawPort{
 		endpoint: e,
-		fd:       fd,
+		in:       in,
+		out:      out,
 		changes:  changes,
 		wake:     wake,
 		room:     packet.VnetLen + packet.MaxPacket,
@@ -150,16 +151,16 @@ func (p *rawPort) writeFrame(frame []byte) error {
 
 // awaitFrame returns nil when there may be a frame, EAGAIN when time ran out.
 func (p *rawPort) awaitFrame(milliseconds int) error {
-	return p.wait(unix.POLLIN, p.changes, milliseconds)
+	return p.wait(p.in, unix.POLLIN, p.changes, milliseconds)
 }
 
 // awaitRoom returns nil when there may be room, EAGAIN when time ran out.
 // Changes are the reader's to look at.
-func (p *rawPort) awaitRoom() error { return p.wait(unix.POLLOUT, -1, writePatience) }
+func (p *rawPort) awaitRoom() error { return p.wait(p.out, unix.POLLOUT, -1, writePatience) }
 
-func (p *rawPort) wait(events int16, changes, milliseconds int) error {
+func (p *rawPort) wait(fd int, events int16, changes, milliseconds int) error {
 	fds := [3]unix.PollFd{
-		{Fd: int32(p.fd), Events: events},
+		{Fd: int32(fd), Events: events},
 		{Fd: int32(p.wake), Events: unix.POLLIN},
 		{Fd: int32(changes), Events: unix.POLLIN}, // poll leaves negative ones out
 	}

@@ -100,13 +100,17 @@ const (
 
 // set says whether the reader has frames from now on. It is called inside the gate, where there is no Close.
 func (l *lending) set(some bool) {
-	if state := l.state.Load(); some != (state == lentSome) {
-		l.state.Store(lentNone)
-		if some {
-			l.state.Store(lentSome)
-		}
+	if some == l.some() {
+		return
 	}
+	state := lentNone
+	if some {
+		state = lentSome
+	}
+	l.state.Store(state)
 }
+
+func (l *lending) some() bool { return l.state.Load() == lentSome }
 
 // postpone is Close's question whether to leave the end to the reader.
 func (l *lending) postpone() bool { return l.state.CompareAndSwap(lentSome, lentLast) }
@@ -169,7 +173,7 @@ func (p *ringPort) SetClaim(claim packet.Claim) error {
 	if !p.socket.claims {
 		return fmt.Errorf("set the claim of %s: the port was opened without one", p.Name())
 	}
-	if err := attachClaim(p.fd, claim); err != nil {
+	if err := attachClaim(p.in, claim); err != nil {
 		return fmt.Errorf("set the claim of %s: %w", p.Name(), err)
 	}
 	return nil

@@ -39,7 +39,7 @@ func openTAPHere(cfg TAPConfig) (Port, error) {
 	err = dev.prepare(cfg)
 	if err == nil {
 		var p *rawPort
-		if p, err = newRawPort(dev, fd, -1); err == nil {
+		if p, err = newRawPort(dev, fd, fd, -1); err == nil {
 			return p, nil
 		}
 	}

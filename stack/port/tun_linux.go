@@ -89,12 +89,12 @@ func portOn(d *device, file *os.File, offload Offload) (Port, error) {
 	fd := int(file.Fd())
 	switch offload {
 	case OffloadAuto:
-		return newRawPort(tunDevice{d, tuntap(fd)}, fd, -1)
+		return newRawPort(tunDevice{d, tuntap(fd)}, fd, fd, -1)
 	case OffloadTCP:
 		if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP); err != nil {
 			return nil, fmt.Errorf("set offload %s: %w", offload, err)
 		}
-		return newRawPort(tunDevice{d, tuntap(fd)}, fd, -1)
+		return newRawPort(tunDevice{d, tuntap(fd)}, fd, fd, -1)
 	case OffloadOff:
 		batch := 1 // the kernel splits for us
 		if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0); err != nil {

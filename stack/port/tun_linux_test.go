@@ -572,7 +572,7 @@ func TestWriteGivesUpWhenFull(t *testing.T) {
 	defer unix.Close(fds[0])
 	defer unix.Close(fds[1])
 	dev := &fakeDevice{events: make(chan tun.Event)}
-	p, err := newRawPort(tunDevice{newDevice(dev, "fake0", 1500, dev.MTU, func() {}), tuntap(fds[0])}, fds[0], -1)
+	p, err := newRawPort(tunDevice{newDevice(dev, "fake0", 1500, dev.MTU, func() {}), tuntap(fds[0])}, fds[0], fds[0], -1)
 	if err != nil {
 		t.Fatal(err)
 	}

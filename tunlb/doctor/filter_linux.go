@@ -112,7 +112,7 @@ func guardedBy(m []byte) (devices []string) {
 	}
 	attrs := attributes(m[filterHeader:])
 	hook := attributes(attrs[unix.NFTA_CHAIN_HOOK])
-	if !strings.HasPrefix(nl.BytesToString(attrs[unix.NFTA_CHAIN_TABLE]), "tunlb-guard-") || hook == nil {
+	if !strings.HasPrefix(nl.BytesToString(attrs[unix.NFTA_CHAIN_TABLE]), "tunlb_guard_") || hook == nil {
 		return nil
 	}
 	if device, has := hook[unix.NFTA_HOOK_DEV]; has {

@@ -6,7 +6,7 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 	table := New(Options{})
 	establish(t, table, 10_000)
 	v := tcpView(ack, 1, 1, 100)
-	i := uint32(0)
+	i, lookups := uint32(0), make([]Lookup, 40)
 	if n := testing.AllocsPerRun(1000, func() {
 		outer, inner := tuples(i % 10_000)
 		v.Tuple = outer
@@ -15,6 +15,12 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 		}
 		i++
 		f, d := table.Find(&v.Tuple)
+		l := &lookups[i%40]
+		*l = table.Prepare(&v.Tuple)
+		table.Warm(lookups)
+		if prepared, _ := table.FindPrepared(&v.Tuple, l); prepared != f {
+			t.Fatalf("%v is another flow if prepared", v.Tuple)
+		}
 		table.Track(f, d, v, Tick(i))
 		e := f.Edit(d)
 		e.Apply(v)

@@ -2,7 +2,10 @@ package flow
 
 import (
 	"encoding/binary"
+	"fmt"
+	"math"
 	"runtime"
+	"runtime/metrics"
 	"testing"
 
 	"github.com/tunlb/tunlb/stack/packet"
@@ -116,11 +119,50 @@ func benchmarkFindTrackEdit(b *testing.B, bits uint) {
 	runtime.KeepAlive(t)
 }
 
-// BenchmarkFindTrackEdit1M is the whole of what a packet of an established flow costs here, in random
-// order: two cache misses, one after the other, and the work that 4Ki shows.
+// BenchmarkFindTrackEdit1M is the whole of what a packet of an established flow costs here if it comes
+// alone, in random order: two cache misses, one after the other, and the work that 4Ki shows.
 func BenchmarkFindTrackEdit1M(b *testing.B)  { benchmarkFindTrackEdit(b, 20) }
 func BenchmarkFindTrackEdit4M(b *testing.B)  { benchmarkFindTrackEdit(b, 22) }
 func BenchmarkFindTrackEdit4Ki(b *testing.B) { benchmarkFindTrackEdit(b, 12) }
+
+// benchmarkPipeline is benchmarkFindTrackEdit for packets that come many at once, as a ring delivers them:
+// each has its own frame, and their searches wait together.
+func benchmarkPipeline(b *testing.B, bits uint) {
+	before := heap()
+	t := New(Options{Cap: 1 << bits})
+	establish(b, t, 1<<bits)
+	perFlow := float64(heap()-before) / float64(t.Len())
+	const atOnce = 32
+	var views [atOnce]packet.View
+	var lookups [atOnce]Lookup
+	for i := range views {
+		views[i] = *tcpView(packet.TCPAck, 1, 1, 0)
+	}
+	p := newPackets(bits)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := 0; i < b.N; i += atOnce {
+		for k := range views {
+			p.write(&views[k].Tuple, uint32(i+k))
+			lookups[k] = t.Prepare(&views[k].Tuple)
+		}
+		t.Warm(lookups[:])
+		for k := range views {
+			f, d := t.FindPrepared(&views[k].Tuple, &lookups[k])
+			t.Track(f, d, &views[k], Tick(i>>20))
+			e := f.Edit(d)
+			e.Apply(&views[k])
+		}
+	}
+	b.ReportMetric(perFlow, "B/flow")
+	runtime.KeepAlive(t)
+}
+
+// BenchmarkPipeline1M is the whole of what a packet of an established flow costs here if 32 come at once,
+// in random order. The making of tuples is in it, see BenchmarkBaseline.
+func BenchmarkPipeline1M(b *testing.B)  { benchmarkPipeline(b, 20) }
+func BenchmarkPipeline4M(b *testing.B)  { benchmarkPipeline(b, 22) }
+func BenchmarkPipeline4Ki(b *testing.B) { benchmarkPipeline(b, 12) }
 
 // BenchmarkBaseline is what the benchmarks above spend on making tuples.
 func BenchmarkBaseline(b *testing.B) {
@@ -205,19 +247,80 @@ func BenchmarkExpire(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory is one access to a random place of as much memory as 2^20 records are, each address
-// known from the access before only: what the machine makes the record of a packet's flow cost, before
-// anything is done with it. Find needs two such accesses, one to the index and one to the record.
+// BenchmarkMemory is one access to a random place of as much memory as 2^20 records are, and as 2^22 are:
+// what the machine makes the record of a packet's flow cost, before anything is done with it. The accesses
+// of one batch do not depend on each other, those of the next depend on all of them. Find needs two such
+// accesses, one to the index and one to the record.
 func BenchmarkMemory(b *testing.B) {
-	const bits = 20
-	records := make([]Flow, 1<<bits)
-	for i := range uint32(1 << bits) {
-		records[shuffle(i, bits)].next = shuffle((i+1)&(1<<bits-1), bits)
+	for _, bits := range []uint{20, 22} {
+		records := more[Flow](1<<bits, 1<<bits)
+		for i := range records {
+			records[i].next = uint32(i) // no page is the kernel's page of zeroes
+		}
+		for _, atOnce := range []int{1, 4, 8, 16, 32} {
+			b.Run(fmt.Sprintf("%dMiB/%d-at-once", len(records)>>13, atOnce), func(b *testing.B) {
+				var at [32]uint32
+				seed := uint32(0)
+				for i := 0; i < b.N; i += atOnce {
+					for k := range at[:atOnce] {
+						at[k] = shuffle((seed+uint32(i+k))&(1<<bits-1), bits)
+					}
+					for _, ref := range at[:atOnce] {
+						seed ^= records[ref].next
+					}
+				}
+				runtime.KeepAlive(seed)
+			})
+		}
 	}
+}
+
+// BenchmarkPause1M is how long the garbage collector stops everything while a million flows are there, for
+// one collection after the other.
+func BenchmarkPause1M(b *testing.B) {
+	t := New(Options{Cap: 1 << 20})
+	establish(b, t, 1<<20)
+	heap()
+	before, cycles := pauses(), collections()
 	b.ResetTimer()
-	at := uint32(0)
-	for range b.N {
-		at = records[at].next
+	for collections() < cycles+uint64(b.N) {
+		for range 1000 {
+			garbage = make([]*packet.Tuple, 128)
+			for i := range garbage {
+				garbage[i] = new(packet.Tuple)
+			}
+		}
 	}
-	runtime.KeepAlive(at)
+	b.ReportMetric(percentile(before, pauses(), 0.99)*1e3, "p99-ms")
+	runtime.KeepAlive(t)
+}
+
+// garbage is where BenchmarkPause1M lets go of what it has made.
+var garbage []*packet.Tuple
+
+func collections() uint64 { return sample("/gc/cycles/total:gc-cycles").Uint64() }
+
+func pauses() *metrics.Float64Histogram {
+	return sample("/sched/pauses/total/gc:seconds").Float64Histogram()
+}
+
+func sample(name string) metrics.Value {
+	s := []metrics.Sample{{Name: name}}
+	metrics.Read(s)
+	return s[0].Value
+}
+
+// percentile is a bound for all but a few of what was counted between two looks.
+func percentile(before, after *metrics.Float64Histogram, share float64) float64 {
+	total := uint64(0)
+	for i := range after.Counts {
+		total += after.Counts[i] - before.Counts[i]
+	}
+	sum := uint64(0)
+	for i := range after.Counts {
+		if sum += after.Counts[i] - before.Counts[i]; float64(sum) >= share*float64(total) {
+			return after.Buckets[i+1]
+		}
+	}
+	return math.Inf(1)
 }

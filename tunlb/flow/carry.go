@@ -6,10 +6,11 @@ import "github.com/tunlb/tunlb/stack/packet"
 type Carriage uint8
 
 const (
-	ByUs    Carriage = iota
-	Offered          // by us still: the kernel is about to be asked
-	ByKernel
-	Refused // by us, and the kernel is not to be asked again
+	ByUs     Carriage = iota
+	Offered           // by us still: the kernel is to be asked
+	Asked             // the kernel is being asked: nobody knows
+	ByKernel          // what it sees of the connection it carries
+	Refused           // by us, and the kernel is not to be asked again
 )
 
 // Carriage tells what SetCarriage has set.
@@ -20,15 +21,19 @@ func (f *Flow) Carriage() Carriage { return Carriage(f.flags >> carriageShift & 
 // and learned anew from the first segments that pass when the kernel has given it back.
 func (f *Flow) SetCarriage(c Carriage) {
 	if c == ByKernel || f.Carriage() == ByKernel {
-		f.flags &^= endForward | endReverse | ackedForward | ackedReverse
-		f.flags |= learnsAnew
+		f.forget()
 	}
 	f.flags = f.flags&^(carriageMask<<carriageShift) | flags(c)<<carriageShift
 }
 
+func (f *Flow) forget() {
+	f.flags &^= endForward | endReverse | ackedForward | ackedReverse
+	f.flags |= learnsAnew
+}
+
 const (
 	carriageShift = 11
-	carriageMask  = 3
+	carriageMask  = 7
 )
 
 // LearnsAnew says that the flow has been in the kernel's hands.
@@ -50,7 +55,7 @@ func (t *Table) Silent(f *Flow, now Tick) bool { return t.deadline(f).Sub(now) <
 // is over.
 const carriedReview = 4 * slotTicks
 
-// trackCarried is trackTCP for what is seen of a connection that the kernel carries. Its numbers can't be judged.
+// trackCarried is trackTCP for what is seen of a connection that the kernel carries, or may do. Its numbers can't be judged.
 // A FIN and a RST are believed: the state leads to the timeouts that are right if they are genuine. A FIN that was
 // forged costs little, since packets keep coming and with them the idle time begins anew. That of a forged RST
 // would be short, and the next SYN might take the flow's place: so it is in doubt.
@@ -58,6 +63,9 @@ func (t *Table) trackCarried(f *Flow, d Direction, v *packet.View, now Tick) Cha
 	old, ev := f.state, eventOf(v.TCPFlags)
 	if ev == eventNone {
 		return Change{Old: old, New: old}
+	}
+	if f.Carriage() == Asked {
+		f.sequence(d, v, ev) // what is learned holds good if the kernel refuses
 	}
 	from := old
 	if from == StateSynRecv && ev == eventFin {
@@ -71,6 +79,7 @@ func (t *Table) trackCarried(f *Flow, d Direction, v *packet.View, now Tick) Cha
 		f.flags &^= assured
 	}
 	if ev == eventRst && f.state == StateClose {
+		f.forget()
 		f.flags |= doubtful
 	}
 	if f.state != old || f.flags != was {

@@ -166,7 +166,7 @@ func TestUsed(t *testing.T) {
 // TestCarriageIsAlone: it shares a word with flags that it leaves alone.
 func TestCarriageIsAlone(t *testing.T) {
 	f := &Flow{flags: ^flags(0) &^ (carriageMask << carriageShift)}
-	for _, c := range []Carriage{Offered, Refused, ByUs} {
+	for _, c := range []Carriage{Offered, Asked, Refused, ByUs} {
 		f.SetCarriage(c)
 		if f.Carriage() != c || f.flags|carriageMask<<carriageShift != ^flags(0) {
 			t.Errorf("%v: %b", c, f.flags)
@@ -177,7 +177,7 @@ func TestCarriageIsAlone(t *testing.T) {
 	if f.Carriage() != ByKernel || f.flags|carriageMask<<carriageShift != ^known {
 		t.Errorf("%b", f.flags)
 	}
-	if answersOnly<<1 != 1<<carriageShift || learnsAnew != 1<<(carriageShift+2) {
+	if answersOnly<<1 != 1<<carriageShift || learnsAnew != 1<<(carriageShift+3) {
 		t.Error("the flags' places overlap")
 	}
 }

@@ -69,7 +69,8 @@ const (
 	ackedReverse       // ack[Reverse] is known
 	answered           // not TCP: the server has sent something
 	answersOnly        // the index has no entry for the client's packets
-	_                  // two bits for Flow.Carriage, see carriageShift
+	_                  // three bits for Flow.Carriage, see carriageShift
+	_
 	_
 	learnsAnew // the kernel has carried it, see SetCarriage
 	doubtful   // closed by a RST that could not be judged, see trackCarried

@@ -33,10 +33,11 @@ const (
 )
 
 // Table is the connection table. Make it with New; it needs no closing. Not safe for concurrent use.
-// It grows with its flows, 16384 records (2 MiB) at a time, and does not shrink.
+// It grows with its flows, by 6 MiB at a time at most, and does not shrink.
 type Table struct {
 	index    index
 	slabs    []*slab
+	unused   []slab // the rest of the last piece of memory
 	wheel    wheel
 	timeouts [256]timeoutTable // by class
 	free     uint32            // head of the chain of records to use again, 0 if none
@@ -47,12 +48,14 @@ type Table struct {
 	stats    Stats
 }
 
-// slab holds records; the collector does not look into it. A ref is the slab's number and the place in
-// it. Ref 0 is no record. (Advising huge pages here and in the index was worth 11 % of
-// BenchmarkFindTrackEdit1M; that does not pay for unsafe code and a file per system.)
+// slab holds records, 2 MiB of them; the collector does not look into it. A ref is the slab's number and
+// the place in it. Ref 0 is no record.
 type slab [1 << slabBits]Flow
 
-const slabBits = 14
+const (
+	slabBits    = 14
+	slabsAtOnce = 2
+)
 
 // Stats counts since the table was made. It is a plain value.
 type Stats struct {
@@ -196,9 +199,19 @@ func (t *Table) allocate() uint32 {
 	}
 	t.top++
 	if int(t.top>>slabBits) == len(t.slabs) {
-		t.slabs = append(t.slabs, new(slab))
+		t.slabs = append(t.slabs, t.newSlab())
 	}
 	return t.top
+}
+
+func (t *Table) newSlab() *slab {
+	if len(t.unused) == 0 {
+		missing := t.cap>>slabBits + 1 - len(t.slabs)
+		t.unused = more[slab](len(t.slabs), min(missing, slabsAtOnce))
+	}
+	s := &t.unused[0]
+	t.unused = t.unused[1:]
+	return s
 }
 
 // Delete forgets a flow, which must be the table's. One that is gone already is left alone, as long as

@@ -93,6 +93,9 @@ type machine struct {
 	flows map[packet.Tuple]packet.Tuple // inner by outer
 	sides map[packet.Tuple]packet.Tuple // outer by each of a flow's two tuples
 	gone  []packet.Tuple                // outer tuples told of since the last look
+
+	prepared []packet.Tuple
+	lookups  []Lookup // by prepared, from any time before
 }
 
 func newMachine(t *rapid.T) *machine {
@@ -205,6 +208,27 @@ func (m *machine) find(t *rapid.T) (*Flow, Direction) {
 	return f, d
 }
 
+// prepare begins to look for some tuples; they are looked for to the end after each step, see findPrepared.
+func (m *machine) prepare(t *rapid.T) {
+	from := len(m.lookups)
+	for range rapid.IntRange(1, 4).Draw(t, "lookups") {
+		m.prepared = append(m.prepared, drawTuple(t))
+		m.lookups = append(m.lookups, m.table.Prepare(&m.prepared[len(m.prepared)-1]))
+	}
+	if rapid.Bool().Draw(t, "warm") {
+		m.table.Warm(m.lookups[from:])
+	}
+}
+
+func (m *machine) findPrepared(t *rapid.T) {
+	for i, tu := range m.prepared {
+		want, wantDir := m.table.Find(&tu)
+		if f, d := m.table.FindPrepared(&tu, &m.lookups[i]); f != want || d != wantDir {
+			t.Fatalf("%v, prepared: %v %v, want %v %v", tu, f, d, want, wantDir)
+		}
+	}
+}
+
 func (m *machine) delete(t *rapid.T) {
 	if f, _ := m.find(t); f != nil {
 		outer := f.Outer()
@@ -269,16 +293,18 @@ func TestTableAgainstMap(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		m := newMachine(rt)
 		rt.Repeat(map[string]func(*rapid.T){
-			"insert": m.insert,
-			"track":  m.track,
-			"find":   func(t *rapid.T) { m.find(t) },
-			"delete": m.delete,
-			"expire": m.expire,
+			"insert":  m.insert,
+			"track":   m.track,
+			"find":    func(t *rapid.T) { m.find(t) },
+			"delete":  m.delete,
+			"expire":  m.expire,
+			"prepare": m.prepare,
 			"": func(t *rapid.T) {
 				if m.table.Len() != len(m.flows) {
 					t.Fatalf("%d flows, want %d", m.table.Len(), len(m.flows))
 				}
 				checkTable(t, m.table)
+				m.findPrepared(t)
 			},
 		})
 		for m.table.Expire(m.now+10_000_000, 3) {

@@ -31,7 +31,7 @@ func (t *Table) Track(f *Flow, d Direction, v *packet.View, now Tick) Change {
 }
 
 func (t *Table) trackTCP(f *Flow, d Direction, v *packet.View, now Tick) Change {
-	if f.Carriage() == ByKernel {
+	if c := f.Carriage(); c == ByKernel || c == Asked {
 		return t.trackCarried(f, d, v, now)
 	}
 	old := f.state

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package flow
+
+// adviseHuge leaves it to the system.
+func adviseHuge([]byte) {}
