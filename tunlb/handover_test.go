@@ -409,6 +409,21 @@ func TestGoneBeforeTheAnswer(t *testing.T) {
 	}
 }
 
+// TestEndsWhileAsked: what the kernel carries before it is known to has not been seen here, and a FIN is not judged by that.
+func TestEndsWhileAsked(t *testing.T) {
+	r := newFast(t, families[0])
+	r.fromClient(40000, syn, pt.Seq(1000))
+	r.fromServer(40000, pt.Flags(packet.TCPSyn|packet.TCPAck), pt.Seq(9000), pt.Ack(1001))
+	r.fromClient(40000, ack(), pt.Seq(1001), pt.Ack(9001))
+	r.path.between = func() {
+		r.fromServer(40000, fin(), pt.Seq(9001+100_000), pt.Ack(1101))
+		r.fromClient(40000, fin(), pt.Seq(1101), pt.Ack(9002+100_000))
+	}
+	r.c.work()
+	r.step()
+	r.want(40000, "TIME_WAIT", 0)
+}
+
 // TestFloodIsBounded: a SYN flood does not fill the kernel, and does not keep others out of it.
 func TestFloodIsBounded(t *testing.T) {
 	r := newFast(t, families[0])

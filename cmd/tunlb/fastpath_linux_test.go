@@ -35,13 +35,13 @@ func (s *site) carried(want int) {
 	})
 }
 
-// carriedWith speaks over a connection until that is the kernel's.
-func (s *site) carriedWith(conn net.Conn) {
+// carriedWith speaks over a connection until that is the kernel's, as the last of so many.
+func (s *site) carriedWith(conn net.Conn, want int) {
 	s.t.Helper()
-	s.until("the kernel carries a connection", func() error {
+	s.until("the kernel carries the connection", func() error {
 		s.echo(conn, []byte("hello"))
-		if s.status().Fastpath.Carried == 0 {
-			return errors.New("none")
+		if got := s.status().Fastpath.Carried; got != want {
+			return fmt.Errorf("%d, want %d", got, want)
 		}
 		return nil
 	})
@@ -133,8 +133,13 @@ func TestFastpathSessions(t *testing.T) {
 				s.echo(udp6, []byte(text))
 			}
 		}
-		talk("before")
-		s.carried(3)
+		s.until("the kernel carries all three", func() error {
+			talk("before")
+			if got := s.status().Fastpath.Carried; got != 3 {
+				return fmt.Errorf("%d", got)
+			}
+			return nil
+		})
 		talk("by the kernel")
 		read := s.received()
 		for range 50 {
@@ -178,8 +183,8 @@ func TestFastpathSessions(t *testing.T) {
 		for _, server := range []string{"rs1", "192.168.0.10", "2001:db8:c0::10"} {
 			s.done("undrain", server)
 		}
-		talk("again")
 		s.until("the kernel carries it again", func() error {
+			talk("again")
 			if got := s.service("tcpecho").Servers[0].Carried; got != 1 {
 				return fmt.Errorf("%d", got)
 			}
@@ -246,7 +251,7 @@ func TestFastpathServerFails(t *testing.T) {
 		})
 	}
 	held := s.dial("client", "tcp", hostPort(labnet.VIP, 7))
-	s.carriedWith(held)
+	s.carriedWith(held, 1)
 	name := "rs1"
 	if s.server("tcpecho", "rs2").Carried > 0 {
 		name = "rs2"
@@ -254,12 +259,10 @@ func TestFastpathServerFails(t *testing.T) {
 	unblock := s.block(name, 8080)
 	s.healthy("tcpecho", name, "down")
 	s.carried(0)
-	s.echo(s.dial("client", "tcp", hostPort(labnet.VIP, 7)), []byte("by the other"))
-	s.carried(1)
+	s.carriedWith(s.dial("client", "tcp", hostPort(labnet.VIP, 7)), 1)
 	unblock()
 	s.healthy("tcpecho", name, "up")
-	s.echo(held, []byte("after"))
-	s.carried(2)
+	s.carriedWith(held, 2)
 }
 
 // TestFastpathReload: switched off, connections go by tunlb; killed, the kernel forgets them.
@@ -273,14 +276,14 @@ func TestFastpathReload(t *testing.T) {
 	}
 	s.write(fastConfig)
 	s.done("reload")
-	s.carriedWith(held)
+	s.carriedWith(held, 1)
 	s.write(storyConfig)
 	s.done("reload")
 	s.carried(0)
 	s.echo(held, []byte("switched off"))
 	s.write(fastConfig)
 	s.done("reload")
-	s.carriedWith(held)
+	s.carriedWith(held, 1)
 	s.done("kill", "--service", "tcpecho")
 	s.carried(0)
 	if _, err := held.Write([]byte("killed")); err == nil {
@@ -296,7 +299,7 @@ func TestFastpathLeavesNothing(t *testing.T) {
 	s := openLab(t, labnet.Story(labnet.StoryOptions{}), fastConfig)
 	s.start()
 	held := s.dial("client", "tcp", hostPort(labnet.VIP, 7))
-	s.carriedWith(held)
+	s.carriedWith(held, 1)
 	s.kill()
 	for _, line := range s.network() {
 		if strings.HasPrefix(line, "table") {
@@ -328,11 +331,16 @@ func TestFastpathTrace(t *testing.T) {
 	needLab(t)
 	s := openSite(t, labnet.StoryOptions{}, fastConfig)
 	tr := s.trace("vip", labnet.VIP, "proto", "tcp", "-o", "json")
-	s.get("client", "http://"+hostPort(labnet.VIP, 80)+"/")
+	held := s.dial("client", "tcp", hostPort(labnet.VIP, 7))
+	s.carriedWith(held, 1)
+	s.must(held.Close())
 	s.until("the trace has the connection's end", func() error {
 		if out := tr.out.String(); !strings.Contains(out, `"fastpath":"carried"`) || !strings.Contains(out, "TIME_WAIT") {
-			return errors.New(out)
+			return errors.New("not yet")
 		}
 		return nil
 	})
+	if out := tr.out.String(); !strings.Contains(out, "the kernel carries the connection") || !strings.Contains(out, `"fastpath":"offered"`) {
+		t.Error(out)
+	}
 }

@@ -96,7 +96,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&loads, "loads", "", "only these loads, of "+names(allLoads))
 	f.BoolVar(&o.quick, "quick", false, "-rounds 1 -time 500ms: does it work?")
 	f.BoolVar(&o.halting, "halting", false, "let idle processors halt, as they do; figures of the load idle then show how long it takes to wake them")
-	f.StringVar(&o.congestion, "congestion", "", "TCP's congestion control, such as reno, instead of the machine's; of bbr, streams show little but its pace")
+	f.StringVar(&o.congestion, "congestion", "reno", "TCP's congestion control; empty: the machine's. Of bbr, streams show little but its pace")
 	f.StringVar(&o.tunlb, "tunlb", "bin/tunlb", "the tunlb binary, which `make build` makes")
 	f.StringVar(&o.markdown, "o", "", "write the tables as Markdown to this file, too; if it is there and has the marks of figures, between these")
 	f.StringVar(&o.compare, "compare", "docs/performance.json", "compare with what is recorded in this file")

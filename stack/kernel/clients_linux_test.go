@@ -26,9 +26,7 @@ func TestClient(t *testing.T) {
 		t.Helper()
 		for _, client := range clients {
 			want := Way{Link: outer.Index, Name: "outer", MTU: 1500, Source: n.box.mac("outer"), MAC: n.client.mac("eth0"), Next: netip.MustParseAddr(client)}
-			if w := f.await(what, client, up); w != want {
-				t.Errorf("%s: got %+v, want %+v", what, w, want)
-			}
+			f.await(what, client, func(w Way) bool { return w == want })
 		}
 	}
 	for _, client := range clients {
@@ -297,6 +295,10 @@ func TestSilence(t *testing.T) {
 	}
 	f := follow(t, n.box)
 	f.await("the first route", "10.7.0.1", func(w Way) bool { return up(w) && w.Name == "outer" })
+	n.client.must(n.client.links.LinkSetDown(n.client.link("eth0")))
+	f.await("without carrier the other route", "10.7.0.1", func(w Way) bool { return up(w) && w.Name == "inner" })
+	n.client.up("eth0")
+	f.await("the first route again", "10.7.0.1", func(w Way) bool { return up(w) && w.Name == "outer" })
 	n.box.must(n.box.links.LinkSetDown(n.box.link("outer")))
 	f.await("the other route", "10.7.0.1", func(w Way) bool { return up(w) && w.Name == "inner" })
 }

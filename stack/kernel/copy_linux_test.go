@@ -104,6 +104,12 @@ func TestCopy(t *testing.T) {
 	t.Logf("seed %d", seed)
 	n := newNetwork(t)
 	f := follow(t, n.box)
+	// A host leaves out what leads to an IPv6 router that does not answer, a router does not. And as long as there never was
+	// a further rule, the tables local and main of IPv4 are one.
+	n.box.setSysctl("ipv6/conf/all/forwarding", "1")
+	further := netlink.NewRule()
+	further.Family, further.Priority, further.Mark, further.Table = unix.AF_INET, 32000, 9, 102
+	n.box.must(n.box.links.RuleAdd(further))
 	own := []string{"10.2.240.0", "fd10:2:f00::", "192.168.0.100", "fd00::100", "192.168.0.255", "127.0.0.1", "::1", "198.51.100.2", "2001:db8:1::2", "8.8.8.8", "2001:4860::8888"}
 	for _, r := range []netlink.Route{ // what hides routes of the main table, and what has just the length that is suppressed below
 		{Dst: ipNet("10.3.0.0/17"), Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, LinkIndex: n.box.link("lo").Attrs().Index, Scope: unix.RT_SCOPE_HOST},

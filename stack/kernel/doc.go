@@ -128,8 +128,21 @@
 // # Neighbours
 //
 // Neighbours tells where the kernel would send packets for an address, so that somebody else can send a frame there: the way
-// of direct routing on a box with interfaces of its own. The kernel finds the neighbours' MACs; it is asked to with
-// RTM_NEWNEIGH and NTF_USE, but never where the entry is the administrator's: that would take it from him.
+// out of a box with interfaces of its own. It is a copy of the kernel's rules, routes, interfaces and neighbours, which nobody waits
+// for. The kernel finds the neighbours' MACs; it is asked to with RTM_NEWNEIGH and NTF_USE, but never where the entry is the
+// administrator's: that would take it from him.
+//
+// The copy is that of a router that knows a packet's destination, and no mark. Found by comparing it with the kernel's answers:
+//
+//   - A rule that depends on more (source, interface, protocol, ...) can't be heeded; Unheeded lists it if it matters.
+//   - suppress_prefixlength suppresses no route that refuses (unreachable, blackhole, prohibit).
+//   - The kernel looks into the local table first only once there has been a rule besides the three that it starts with: until then
+//     the tables local and main of IPv4 are one, and the longest prefix counts. The copy has the local table first at all times.
+//   - A host, unlike a router, leaves out IPv6 routers that do not answer. The copy does so among routes of one metric.
+//   - The kernel loses what goes by an interface without carrier, unless ignore_routes_with_linkdown is set. The copy takes
+//     another route to the same prefix if there is one.
+//   - With an interface, IPv4's routes by it go without a message.
+//   - Of next hops of one route the kernel takes another one than the copy does: their hashes differ.
 //
 // # Limits
 //

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tunlb/tunlb/labnet/netns"
 	"github.com/tunlb/tunlb/stack/packet"
 	pt "github.com/tunlb/tunlb/stack/packet/packettest"
 )
@@ -201,6 +202,51 @@ func TestUsageMeanwhile(t *testing.T) {
 				t.Fatalf("%s was missed", conn.Outer)
 			}
 		}
+	}
+}
+
+// TestCarrierInterfaces: those that are given carry, and no others; one that is made anew does with the next Set.
+func TestCarrierInterfaces(t *testing.T) {
+	l := newLab(t)
+	c := l.carrier(t, 10)
+	from, to, server := netip.AddrPortFrom(client4, 4000), netip.AddrPortFrom(vip4, 53), netip.AddrPortFrom(rs4, 53)
+	w := l.witness(t)
+	carries := func() bool {
+		return !w.pass([][]byte{onCable(pt.UDP(t, from, to), l.macs["clients"])})[0]
+	}
+	must(t, c.Add([]Conn{l.nat(17, from, to, from, server)})[0])
+	for _, step := range []struct {
+		interfaces []string
+		carries    bool
+	}{
+		{nil, false}, {[]string{"clients"}, true}, {[]string{"clients", "nowhere", "clients"}, true}, {[]string{"servers"}, false}, {[]string{"servers", "clients"}, true},
+	} {
+		must(t, c.Set(step.interfaces))
+		if got := carries(); got != step.carries {
+			t.Errorf("%v: carries: %t", step.interfaces, got)
+		}
+	}
+	link, err := l.box.Handle().LinkByName("servers")
+	must(t, err)
+	must(t, l.box.Handle().LinkDel(link))
+	if !carries() {
+		t.Error("the way out has gone, and what was translated has come to the kernel")
+	}
+	must(t, c.Set([]string{"servers", "clients"}))
+	link, err = l.box.Handle().LinkByName("clients")
+	must(t, err)
+	must(t, l.box.Handle().LinkDel(link))
+	must(t, c.Set([]string{"clients"}))
+	must(t, netns.Connect(
+		netns.End{NS: l.box, Name: "clients", Addresses: prefixes([2]netip.Addr{box4, box6})},
+		netns.End{NS: l.client, Name: "eth0", Addresses: prefixes([2]netip.Addr{client4, client6})}))
+	must(t, l.box.Settle())
+	l.macs, err = l.box.MACs()
+	must(t, err)
+	must(t, c.Set([]string{"clients"}))
+	w = l.witness(t)
+	if !carries() {
+		t.Error("the interface was made anew, and does not carry")
 	}
 }
 

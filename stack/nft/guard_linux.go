@@ -12,10 +12,10 @@ import (
 // first, have got them by then. The kernel's table is named tunlb_guard_N, N being the netlink socket's address, mostly the
 // process ID. It takes Linux 5.12. Safe for concurrent use; whoever opened it closes it.
 //
-// Some packets that a claim takes are left to the kernel as well, which does no harm with them: ICMP errors that quote IP
-// options or IPv6 extension headers, later fragments from servers, which it forwards to where they mean nothing without the
-// first, and those to VIPs that are the box's own, where they wait for a first fragment until they time out. Fragments of a
-// service that the box itself has at the same address need them.
+// Some packets that a claim takes are left to the kernel as well, and do no harm there: ICMP errors whose quote has IP options or
+// IPv6 extension headers; later fragments from servers, which it forwards to where they mean nothing without the first; and
+// those to VIPs that are the box's own, as other services at the same address need theirs: without the first they
+// wait until they time out.
 type Guard struct {
 	mu     sync.Mutex
 	socket *socket

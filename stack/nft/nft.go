@@ -26,9 +26,8 @@ type Conn struct {
 	Forward, Reverse Hop
 }
 
-// Hop is where packets leave: to the neighbour Next, of the packets' family, at the interface of index Link, which
-// is an Ethernet interface. The kernel finds the neighbour's MAC by itself. It does not look at the interface's MTU. A
-// plain value.
+// Hop is where packets leave: to the neighbour Next, of the packets' family, at the Ethernet interface of index Link. The
+// kernel finds the neighbour's MAC by itself, and does not look at the interface's MTU. A plain value.
 type Hop struct {
 	Link int
 	Next netip.Addr

@@ -104,15 +104,16 @@ func (s *socket) commit(b *batch) ([]failure, error) {
 			return nil, fmt.Errorf("answer of nf_tables: %w", err)
 		}
 		for m := range messages(s.buf[:n]) {
-			if m.typ != unix.NLMSG_ERROR || len(m.body) < 4 || m.seq-b.first >= b.count {
+			switch {
+			case m.typ != unix.NLMSG_ERROR: // what an earlier transaction has left behind perhaps
 				if s.told != nil {
 					s.told(m)
 				}
-				continue
-			}
-			answered = true
-			if errno := m.errno(); errno != 0 {
-				failures = append(failures, failure{int(m.seq - b.first), errno})
+			case m.seq-b.first < b.count && len(m.body) >= 4:
+				answered = true
+				if errno := m.errno(); errno != 0 {
+					failures = append(failures, failure{int(m.seq - b.first), errno})
+				}
 			}
 		}
 	}

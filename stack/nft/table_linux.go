@@ -214,7 +214,7 @@ func explain(err error, what string) error {
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%w: nf_tables: %s: %w: it takes CAP_NET_ADMIN in the network namespace: run as root, or under `unshare -Urn`", ErrUnavailable, what, err)
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EAFNOSUPPORT):
-		return fmt.Errorf("%w: nf_tables: %s: %w: it takes Linux 5.14 with CONFIG_NF_TABLES_NETDEV and CONFIG_NFT_FWD_NETDEV: run `modprobe -a nf_tables nft_fwd_netdev`", ErrUnavailable, what, err)
+		return fmt.Errorf("%w: nf_tables: %s: %w: it takes Linux 5.12 with CONFIG_NF_TABLES_NETDEV and CONFIG_NFT_FWD_NETDEV: run `modprobe -a nf_tables nft_fwd_netdev`", ErrUnavailable, what, err)
 	}
 	return fmt.Errorf("nf_tables: %s: %w", what, err)
 }

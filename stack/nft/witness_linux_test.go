@@ -2,6 +2,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"fmt"
 	"runtime"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 type witness struct {
 	t       testing.TB
 	socket  *socket
+	table   string
 	out     int // packet socket of the far end
 	box     netns.MAC
 	counted map[uint32]uint64
@@ -21,10 +23,9 @@ type witness struct {
 }
 
 const (
-	witnessed   = 64     // numbers
-	endOfRound  = 0x88b5 // ethertype for experiments (IEEE 802)
-	lastComer   = 300    // priority
-	witnessName = "witness"
+	witnessed  = 64     // numbers
+	endOfRound = 0x88b5 // ethertype for experiments (IEEE 802)
+	lastComer  = 300    // priority
 )
 
 func (l *lab) witness(t testing.TB) *witness {
@@ -36,7 +37,8 @@ func (l *lab) witness(t testing.TB) *witness {
 	t.Cleanup(func() { w.socket.close() })
 
 	var b batch
-	w.socket.start(&b, witnessName)
+	w.table = fmt.Sprint("witness", w.socket.port)
+	w.socket.start(&b, w.table)
 	b.ownTable()
 	arrived := &set{name: "arrived", key: []field{fieldMark}, size: witnessed, counts: []string{"counter"}}
 	b.set(1, arrived)
@@ -98,7 +100,7 @@ func (w *witness) send(number uint32, frame []byte) {
 func (w *witness) counts() map[uint32]uint64 {
 	counts := map[uint32]uint64{}
 	var b batch
-	b.begin(witnessName, w.socket.next)
+	b.begin(w.table, w.socket.next)
 	b.plain(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP)
 	b.text(unix.NFTA_SET_ELEM_LIST_SET, "arrived")
 	must(w.t, w.socket.dump(&b, func(m message) {
