@@ -62,18 +62,14 @@ func (l *lane) wayOut(v *packet.View) packet.Reason {
 	if out.edited {
 		out.hop = out.edit.To.Dst
 	}
-	way, known := l.engine.direct.Way(out.hop)
-	switch {
-	case known && way.Local && tun != nil:
-		out.port = tun.id
-		return packet.None
-	case !known:
-		return packet.HopQueue // being resolved; nothing waits, the sender asks again
-	case way.Down, way.Local:
-		return packet.Unresolved
+	if tun != nil {
+		if way, known := l.engine.direct.Way(out.hop); known && way.Local {
+			out.port = tun.id
+			return packet.None
+		}
 	}
-	out.exit, l.way = exitDirect, way
-	return packet.None
+	out.exit = exitDirect
+	return l.directWay()
 }
 
 // leave sends a packet of the host's own by the interface that its destination is behind.
@@ -82,12 +78,14 @@ func (b *box) leave(from *sender, d Direct, frame []byte, dst [16]byte) packet.R
 	switch {
 	case known && way.Local && b.tun != nil:
 		return from.write(b.tun, frame)
-	case !known:
-		return packet.HopQueue
 	case way.Down, way.Local:
 		return packet.Unresolved
 	}
-	return from.writeDirect(d, packet.AppendEthernet(nil, frame, way.MAC, way.Source), way.Link)
+	frame = packet.AppendEthernet(nil, frame, way.MAC, way.Source)
+	if !known {
+		return b.ports[0].engine.hold(from, dst, frame)
+	}
+	return from.writeDirect(d, frame, way.Link)
 }
 
 // handBack gives the box's kernel a packet that is none of ours, just as it came.

@@ -123,8 +123,6 @@ func TestBoxRefuses(t *testing.T) {
 		client, vip, inner := at(f.client, 40000), at(f.vip, 80), f.rs1.As16()
 		in := ether(pt.TCP(t, client, vip, syn), clientMAC)
 		way := out.ways[inner]
-		delete(out.ways, inner)
-		r.dropped(0, in, packet.HopQueue)
 		out.ways[inner] = Way{Down: true}
 		if told := r.send(0, 0, ether(pt.TCP(t, client, vip, syn), clientMAC)); len(told) != 1 || r.e.drops[packet.Unresolved].Load() != 1 {
 			t.Errorf("%d frames back to the client, drops %v: want an ICMP error", len(told), r.e.Drops())
@@ -140,6 +138,44 @@ func TestBoxRefuses(t *testing.T) {
 		pt.Check(t, packet.StripEthernet(told), pt.HasICMP(f.icmpTimeExceeded, 0), pt.ValidChecksums())
 		if len(out.frames) > 0 {
 			t.Errorf("%d frames left all the same", len(out.frames))
+		}
+	})
+}
+
+// TestBoxHops: packets wait for a next hop that is being asked for, a few of them, and not for ever.
+func TestBoxHops(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r, out := newInterfaces(t, false)
+		inner, from := f.rs1.As16(), &sender{tx: make([]traffic, 2)}
+		way := out.ways[inner]
+		delete(out.ways, inner)
+		send := func(seq uint32) {
+			r.send(0, 0, ether(pt.TCP(t, at(f.client, 40000), at(f.vip, 80), syn, pt.Seq(seq)), clientMAC))
+		}
+		for seq := range uint32(maxHopPackets + 1) {
+			send(seq)
+		}
+		if got := r.e.drops[packet.HopQueue].Load(); got != 1 || len(out.frames) > 0 {
+			t.Fatalf("%d packets found no room and %d left; want one, and none", got, len(out.frames))
+		}
+		if !r.e.sendWaited(from) || len(out.frames) > 0 {
+			t.Fatalf("%d packets left without a MAC", len(out.frames))
+		}
+		out.ways[inner] = way
+		if r.e.sendWaited(from) || len(out.frames) != maxHopPackets {
+			t.Fatalf("%d packets left, want %d", len(out.frames), maxHopPackets)
+		}
+		for seq := range uint32(maxHopPackets) {
+			frame := packet.StripEthernet(out.frames[seq])
+			pt.Check(t, frame, pt.SrcDst(at(f.client, 40000), at(f.rs1, 8080)), pt.HasSeq(seq), pt.ValidChecksums())
+		}
+		out.frames, out.links = nil, nil
+
+		delete(out.ways, inner)
+		send(9)
+		r.now += hopPatience + 1
+		if r.e.sendWaited(from) || len(out.frames) > 0 || r.e.drops[packet.Unresolved].Load() != 1 {
+			t.Errorf("%d packets left after their time; drops %v", len(out.frames), r.e.Drops())
 		}
 	})
 }

@@ -36,16 +36,17 @@ const exitHostPort = 254
 // maxPorts is how many ports leave these two free.
 const maxPorts = 254
 
-// directWay finds the way of a verdict that leaves by the box's interfaces.
+// directWay finds the way of a verdict that leaves by the box's interfaces. Without one yet the packet is to wait.
 func (l *lane) directWay() packet.Reason {
-	way, ok := l.engine.direct.Way(l.out.hop)
+	way, known := l.engine.direct.Way(l.out.hop)
 	switch {
-	case !ok:
-		return packet.HopQueue // being resolved; nothing waits, the client asks again
+	case !known:
+		l.way = Way{MTU: packet.MaxPacket}
 	case way.Down, way.Local: // it was not the box itself when the flow was opened
 		return packet.Unresolved
+	default:
+		l.way = way
 	}
-	l.way = way
 	return packet.None
 }
 
@@ -56,6 +57,9 @@ func (l *lane) emitDirect(frame []byte) packet.Reason {
 		frame = l.convert
 	} else {
 		packet.SetMACs(frame, l.way.MAC, l.way.Source)
+	}
+	if l.way.Link == 0 {
+		return l.engine.hold(&l.sender, l.out.hop, frame)
 	}
 	return l.writeDirect(l.engine.direct, frame, l.way.Link)
 }

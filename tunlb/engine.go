@@ -100,6 +100,7 @@ type Engine struct {
 	lanes    []*lane
 	segments []*segment
 	box      *box                         // its interfaces; nil if no port is one
+	hops     *hops                        // what waits for its next hop to these
 	claim    atomic.Pointer[packet.Taker] // what these take; nil: everything
 	host     *stack.Host
 	direct   Direct
@@ -165,6 +166,7 @@ func New(opts Options, cfg Config) (*Engine, error) {
 		e.lanes = append(e.lanes, newLane(e, uint8(i), a, len(opts.Attachments)))
 	}
 	e.segments = newSegments(e)
+	e.hops = newHops()
 	if e.box = findBox(e.lanes); e.box != nil && e.direct == nil {
 		return nil, errors.New("engine: ports that are the box's interfaces need a way out of them")
 	}
@@ -294,6 +296,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		})
 	}
 	wg.Go(func() { e.expireLoop(ctx) })
+	if e.direct != nil {
+		wg.Go(func() { e.hopLoop(ctx) })
+	}
 	if e.carrier != nil {
 		wg.Go(func() { e.carrier.run(ctx) })
 	}

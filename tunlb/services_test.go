@@ -338,6 +338,9 @@ func TestDirectFromBox(t *testing.T) {
 		box.ways[f.rs1.As16()] = way
 		r.dropped(0, pt.TCP(t, client, vip, ack()), packet.Unresolved)
 		delete(box.ways, f.rs1.As16())
+		for range maxHopPackets {
+			r.send(0, 0, pt.TCP(t, client, vip, ack()))
+		}
 		r.dropped(0, pt.TCP(t, client, vip, ack()), packet.HopQueue)
 		// The server is the box itself: its own kernel has the VIP and answers.
 		box.ways[f.rs1.As16()] = Way{Local: true}

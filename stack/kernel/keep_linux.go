@@ -23,7 +23,7 @@ const (
 	// kernel itself has room for 1024, and these are a part of them.
 	maxPending = 256
 	// maxAsked is how many such are asked for in refill.
-	maxAsked, refill = 128, 100 * time.Millisecond
+	maxAsked, refill = 32, 20 * time.Millisecond
 	// maxKept bounds the gateways that are found out before somebody needs them.
 	maxKept = 1024
 )
