@@ -200,6 +200,41 @@ func TestBoxClaims(t *testing.T) {
 	})
 }
 
+// TestBoxPing: of a claimed VIP it is answered by the host, in pieces as well; of one that the box has, by its kernel alone.
+func TestBoxPing(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r, out := newInterfaces(t, false)
+		out.wrote = make(chan struct{}, 8)
+		claim := packet.Claim{VIPs: []packet.Endpoints{{Addr: f.vip, Proto: packet.ProtoTCP}, {Addr: f.vip, Proto: packet.ProtoICMP}, {Addr: f.vip, Proto: packet.ProtoICMPv6}}}
+		r.e.SetClaim(claim)
+		owner := func() string {
+			services := r.e.Status().Services
+			return services[slices.IndexFunc(services, func(s ServiceStatus) bool { return s.Listen[0].Addr == f.vip })].Owner
+		}
+		if got := owner(); got != "tunlb" {
+			t.Errorf("the VIP is of %s", got)
+		}
+		ping := pt.Echo(t, f.client, f.vip, 7, 1, pt.PayloadLen(2000))
+		for _, p := range pt.Fragments(t, ping, 1500, 77) {
+			r.send(0, 0, ether(p, clientMAC))
+		}
+		<-out.wrote // the answer's two pieces
+		<-out.wrote
+		for i := range out.frames {
+			if h, _ := packet.DecodeEthernet(out.frames[i]); h.Dst != clientMAC || out.links[i] != outerLink {
+				t.Errorf("the answer went to %v by %d", h.Dst, out.links[i])
+			}
+		}
+
+		r.box(Box{Local: []netip.Addr{f.vip}})
+		r.e.SetClaim(packet.Claim{VIPs: claim.VIPs[:1], Own: []netip.Addr{f.vip}})
+		if got := owner(); got != "box" {
+			t.Errorf("the VIP is of %s, and the box has it", got)
+		}
+		r.dropped(0, ether(pt.Echo(t, f.client, f.vip, 7, 1), clientMAC), packet.OtherHost)
+	})
+}
+
 // TestBoxStrays: a segment that belongs to no connection is reset, by the host, or by the kernel where that
 // is reached and has the VIP.
 func TestBoxStrays(t *testing.T) {

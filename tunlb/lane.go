@@ -327,9 +327,9 @@ func fateOf(f *flow.Flow, srv *policy.Server, dir flow.Direction, v *packet.View
 		return isOver
 	case f.Server() == 0: // the gateway's
 		return goesOn
-	case srv != nil && (srv.Unreachable() || srv.Down()) && dir == flow.Forward && (v.Tuple.Proto == packet.ProtoUDP || !f.Assured()):
+	case srv != nil && (srv.Unreachable() || srv.Down()) && dir == flow.Forward && (v.Tuple.Proto == packet.ProtoUDP || !f.Assured() && (!f.LearnsAnew() || opens(v))):
 		// Nothing is lost by trying another server: a client that sends its SYN or its query once more
-		// would keep the flow to this one alive.
+		// would keep the flow to this one alive. What has been in the kernel's hands may be established, unseen.
 		return isSilent
 	case srv != nil && (!srv.Deleted || srv.Keep):
 		return goesOn

@@ -220,7 +220,7 @@ func (e *Engine) serviceStatusLocked(svc *policy.Service, state *policy.ServiceS
 	}
 	s.Fastpath = e.carrier != nil && svc.Fastpath
 	for _, l := range svc.Listen {
-		if !w.owns(l.Addr.As16()) {
+		if w.isLocal(l.Addr.As16()) {
 			s.Owner = "box"
 		}
 	}

@@ -138,6 +138,11 @@ func (d *daemon) serve(ctx context.Context, hup <-chan os.Signal) error {
 		}
 	})
 	wg.Go(func() { d.reloadOn(ctx, hup) })
+	if d.box != nil {
+		for _, rule := range d.direct.unheeded() {
+			d.log.Warn().Str("rule", rule).Msg("packets that leave by the box's interfaces go by their destination alone: where this rule matters, use a port of type tun")
+		}
+	}
 	d.log.Info().Str("control", d.listener.Addr().String()).Msgf("balancing %s over %s",
 		count(len(d.cfg.Services), "service"), count(len(d.cfg.Ports), "port"))
 	err := d.engine.Run(ctx)

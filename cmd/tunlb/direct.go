@@ -46,6 +46,14 @@ func (d *direct) follow(cfg *config.Config) error {
 	return d.neighbours.Load().Follow(addrs)
 }
 
+// unheeded are commands that show the box's policy rules by which its kernel routes and tunlb does not.
+func (d *direct) unheeded() []string {
+	if n := d.neighbours.Load(); n != nil {
+		return n.Unheeded()
+	}
+	return nil
+}
+
 // followed are the servers that are reached by the box's interfaces past its kernel, so that somebody else has to keep the
 // kernel's knowledge of them fresh: those with mode dr that tunlb is no neighbour of itself, and with ports that
 // are such interfaces all of them.

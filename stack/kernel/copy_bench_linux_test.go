@@ -126,7 +126,7 @@ func BenchmarkNews(b *testing.B) {
 			entry.HardwareAddr = net.HardwareAddr{2, 0, 0, 0, byte(i >> 8), byte(i)}
 			n.box.must(n.box.links.NeighSet(entry))
 			for f.Way(addr).MAC != [6]byte(entry.HardwareAddr) {
-				runtime.Gosched()
+				<-f.Changes()
 			}
 		}
 	})
@@ -138,7 +138,7 @@ func BenchmarkNews(b *testing.B) {
 		for ; b.Loop(); i++ {
 			client := netip.AddrFrom4([4]byte{10, 8, 1, byte(i)})
 			for f.Way(client.As16()).Down != Up {
-				runtime.Gosched()
+				<-f.Changes()
 			}
 			b.StopTimer() // what was known half a round ago is forgotten by the time that its turn comes
 			_ = n.box.links.NeighDel(&netlink.Neigh{LinkIndex: entry.LinkIndex, IP: net.IP{10, 8, 1, byte(i + 128)}})

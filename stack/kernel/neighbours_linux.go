@@ -128,7 +128,7 @@ func (n *Neighbours) Follow(addrs []netip.Addr) error {
 
 // Way is how packets leave for addr (IPv4 as ::ffff:a.b.c.d), or why they don't. It waits for nobody and allocates nothing.
 // To have asked counts as a wish to send: the kernel is made to find the next hop's MAC, and not to forget it.
-func (n *Neighbours) Way(addr [16]byte) Way {
+func (n *Neighbours) Way(addr [16]byte) (w Way) {
 	a := netip.AddrFrom16(addr).Unmap()
 	r := n.world.Load().route(a, &n.none)
 	if r.down != Up {
@@ -139,7 +139,7 @@ func (n *Neighbours) Way(addr [16]byte) Way {
 		h = n.choose(r, &addr)
 	}
 	l := h.device.state.Load()
-	w := Way{Link: h.device.index, Name: l.name, MTU: l.mtu, Source: l.mac, Next: a}
+	w.Link, w.Name, w.MTU, w.Source, w.Next = h.device.index, l.name, l.mtu, l.mac, a
 	if h.mtu > 0 {
 		w.MTU = min(w.MTU, h.mtu)
 	}

@@ -58,11 +58,13 @@ const (
 )
 
 func packMAC(m [6]byte) uint64 {
-	return uint64(m[0])<<40 | uint64(m[1])<<32 | uint64(m[2])<<24 | uint64(m[3])<<16 | uint64(m[4])<<8 | uint64(m[5])
+	return uint64(binary.LittleEndian.Uint32(m[:])) | uint64(binary.LittleEndian.Uint16(m[4:]))<<32
 }
 
-func unpackMAC(w uint64) [6]byte {
-	return [6]byte{byte(w >> 40), byte(w >> 32), byte(w >> 24), byte(w >> 16), byte(w >> 8), byte(w)}
+func unpackMAC(w uint64) (m [6]byte) {
+	binary.LittleEndian.PutUint32(m[:], uint32(w))
+	binary.LittleEndian.PutUint16(m[4:], uint16(w>>32))
+	return m
 }
 
 // touch notes that the contact is in use. The line is written once a tick, for all lanes read it.

@@ -239,12 +239,13 @@ func (c *Carrier) takeLocked(last func(Usage), failed func(*entry, error)) {
 func (c *Carrier) changeLocked(todo []int, write func(i int), done func(i int, err error)) {
 	for len(todo) > 0 {
 		failures, err := c.tryLocked(todo, write)
-		if err == nil && len(failures) > 0 && failures[0].message > 0 {
-			todo = setAside(todo, failures, done)
-			continue
-		}
 		if err == nil && len(failures) > 0 {
-			err = failures[0].err
+			rest := setAside(todo, failures, done)
+			if len(rest) < len(todo) {
+				todo = rest
+				continue
+			}
+			err = failures[0].err // of the transaction itself
 		}
 		if err == nil || len(todo) == 1 || errors.Is(err, os.ErrClosed) {
 			for _, i := range todo {

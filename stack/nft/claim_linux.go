@@ -17,6 +17,7 @@ type family struct {
 	src, dst  int
 	proto     uint8 // unix.NFPROTO_...
 	icmp      byte
+	echo      byte   // type of ICMP echo requests
 	errors    []byte // types of ICMP errors
 	header    int    // length without options
 	next      int    // where the protocol is
@@ -26,11 +27,11 @@ type family struct {
 var (
 	ipv4 = &family{
 		name: "IPv4", digit: "4", ethertype: unix.ETH_P_IP, addr: fieldIPv4, src: 12, dst: 16, proto: unix.NFPROTO_IPV4,
-		icmp: packet.ProtoICMP, errors: []byte{3, 11, 12}, header: 20, next: 9,
+		icmp: packet.ProtoICMP, echo: 8, errors: []byte{3, 11, 12}, header: 20, next: 9,
 	}
 	ipv6 = &family{
 		name: "IPv6", digit: "6", ethertype: unix.ETH_P_IPV6, addr: fieldIPv6, src: 8, dst: 24, proto: unix.NFPROTO_IPV6,
-		icmp: packet.ProtoICMPv6, errors: []byte{1, 2, 3, 4}, header: 40, next: 6,
+		icmp: packet.ProtoICMPv6, echo: 128, errors: []byte{1, 2, 3, 4}, header: 40, next: 6,
 	}
 	families = [...]*family{ipv4, ipv6}
 )
@@ -48,7 +49,7 @@ func (f *family) chain(name string) string { return name + f.digit }
 
 // claimSets are the sets of one family; those without elements are not there.
 type claimSets struct {
-	vips, vipRanges, servers, serverRanges, fragments, own *set
+	vips, vipRanges, servers, serverRanges, fragments, pinged, own *set
 }
 
 // claim makes the sets and chains that drop what a claim takes.
@@ -59,19 +60,24 @@ func (b *batch) claim(claim *packet.Claim) {
 		six := f == ipv6
 		s.vips, s.vipRanges = b.endpoints(&id, "vips", f, claim.VIPs)
 		s.servers, s.serverRanges = b.endpoints(&id, "servers", f, claim.Servers)
-		var fragments, own [][]byte
+		var fragments, pinged, own [][]byte
 		for _, e := range foreign(claim, six) {
 			fragments = append(fragments, keyOf(e.Addr.AsSlice(), e.Proto))
+		}
+		for _, a := range pingedOf(claim, six) {
+			pinged = append(pinged, keyOf(a.AsSlice()))
 		}
 		for _, a := range ownOf(claim, six) {
 			own = append(own, keyOf(a.AsSlice()))
 		}
 		s.fragments = b.filled(&id, &set{name: "fragments" + f.digit, key: []field{f.addr, fieldProto}}, fragments)
+		s.pinged = b.filled(&id, &set{name: "pinged" + f.digit, key: []field{f.addr}}, pinged)
 		s.own = b.filled(&id, &set{name: "own" + f.digit, key: []field{f.addr}}, own)
 		b.chain(f.chain("claimed"))
 		b.chain(f.chain("errors"))
 		b.fragments(f, &s)
 		b.packets(f, &s)
+		b.echoRequests(f, &s)
 		b.icmpErrors(f, &s)
 	}
 }
@@ -136,6 +142,14 @@ func (b *batch) packets(f *family, s *claimSets) {
 			b.rule(f.chain("claimed"), "from servers", append(f.notOwn(s), load(network, f.src, f.addr.bytes, reg0),
 				meta(unix.NFT_META_L4PROTO, proto), load(transport, 0, 2, port), in(servers.name, reg0), drop)...)
 		}
+	}
+}
+
+// echoRequests drops those that are claimed, and no other ICMP message: the kernel's neighbours need theirs.
+func (b *batch) echoRequests(f *family, s *claimSets) {
+	if s.pinged != nil {
+		b.rule(f.chain("claimed"), "echo requests", meta(unix.NFT_META_L4PROTO, reg0), equal(reg0, f.icmp),
+			load(transport, 0, 1, reg0), equal(reg0, f.echo), load(network, f.dst, f.addr.bytes, reg0), in(s.pinged.name, reg0), drop)
 	}
 }
 

@@ -9,7 +9,8 @@ import (
 )
 
 // split sorts what is claimed of one family: single ports, of which a packet's is looked up by a hash, and ranges, none
-// of which overlap. Of neither is one there twice. What is neither TCP nor UDP nor has an address is left out.
+// of which overlap. Of neither is one there twice. What is neither TCP nor UDP nor has an address is left out; echo
+// requests, which have no ports, are pingedOf's.
 func split(claimed []packet.Endpoints, six bool) (single, ranges []packet.Endpoints) {
 	for _, e := range claimed {
 		e.Addr = plain(e.Addr)
@@ -47,13 +48,25 @@ func byPlace(a, b packet.Endpoints) int {
 // show no port, are nobody else's.
 func foreign(claim *packet.Claim, six bool) (places []packet.Endpoints) {
 	for _, e := range claim.VIPs {
+		known := e.Echo() || e.Proto == packet.ProtoTCP || e.Proto == packet.ProtoUDP
 		e.Addr, e.First, e.Last = plain(e.Addr), 0, 0
-		if e.Addr.IsValid() && e.Addr.Is6() == six && !slices.ContainsFunc(claim.Own, func(a netip.Addr) bool { return plain(a) == e.Addr }) {
+		if known && e.Addr.IsValid() && e.Addr.Is6() == six && !slices.ContainsFunc(claim.Own, func(a netip.Addr) bool { return plain(a) == e.Addr }) {
 			places = append(places, e)
 		}
 	}
 	slices.SortFunc(places, byPlace)
 	return slices.Compact(places)
+}
+
+// pingedOf are the addresses of one family whose echo requests are claimed.
+func pingedOf(claim *packet.Claim, six bool) (pinged []netip.Addr) {
+	for _, e := range claim.VIPs {
+		if a := plain(e.Addr); e.Echo() && a.Is6() == six {
+			pinged = append(pinged, a)
+		}
+	}
+	slices.SortFunc(pinged, netip.Addr.Compare)
+	return slices.Compact(pinged)
 }
 
 // ownOf are the box's own addresses of one family.

@@ -8,8 +8,10 @@ import (
 // Taker is a Claim made ready to be asked for each packet. It never changes: safe for concurrent use.
 type Taker struct {
 	vips, servers claimed
-	own           map[[16]byte]struct{}
+	pinged, own   addresses // pinged are those of VIPs whose echo requests are taken
 }
+
+type addresses map[[16]byte]struct{}
 
 // claimed are the ports of addresses, sorted and apart from each other.
 type claimed map[place][]span
@@ -23,7 +25,12 @@ type span struct{ first, last uint16 }
 
 // NewTaker prepares c, which may be changed afterwards.
 func NewTaker(c Claim) *Taker {
-	t := &Taker{vips: newClaimed(c.VIPs), servers: newClaimed(c.Servers), own: make(map[[16]byte]struct{}, len(c.Own))}
+	t := &Taker{vips: newClaimed(c.VIPs), servers: newClaimed(c.Servers), pinged: addresses{}, own: make(addresses, len(c.Own))}
+	for _, e := range c.VIPs {
+		if e.Echo() {
+			t.pinged[e.Addr.As16()] = struct{}{}
+		}
+	}
 	for _, a := range c.Own {
 		t.own[a.As16()] = struct{}{}
 	}
@@ -36,20 +43,28 @@ func (t *Taker) Takes(v *View) bool {
 	p := &v.Tuple
 	if v.ICMPError {
 		return t.vips.has(v.Quote.Src, v.Quote.Proto, v.Quote.SrcPort) ||
-			t.servers.has(v.Quote.Dst, v.Quote.Proto, v.Quote.DstPort) && !t.isOwn(p.Dst)
+			t.servers.has(v.Quote.Dst, v.Quote.Proto, v.Quote.DstPort) && !t.own.has(p.Dst)
 	}
 	if p.Proto != ProtoTCP && p.Proto != ProtoUDP {
-		return false
+		return v.mayPing() && t.pinged.has(p.Dst)
 	}
 	if v.laterFragment() {
-		return t.vips.any(p.Dst, p.Proto) || t.servers.any(p.Src, p.Proto) && !t.isOwn(p.Dst)
+		return t.vips.any(p.Dst, p.Proto) || t.servers.any(p.Src, p.Proto) && !t.own.has(p.Dst)
 	}
-	return t.vips.has(p.Dst, p.Proto, p.DstPort) || t.servers.has(p.Src, p.Proto, p.SrcPort) && !t.isOwn(p.Dst)
+	return t.vips.has(p.Dst, p.Proto, p.DstPort) || t.servers.has(p.Src, p.Proto, p.SrcPort) && !t.own.has(p.Dst)
 }
 
-func (t *Taker) isOwn(addr [16]byte) bool {
-	_, own := t.own[addr]
-	return own
+// mayPing tells whether v is an echo request, or a later fragment that may be of one.
+func (v *View) mayPing() bool {
+	if !v.laterFragment() {
+		return v.ports == portsRequest
+	}
+	return v.Tuple.Proto == ProtoICMP && !v.Is6 || v.Tuple.Proto == ProtoICMPv6 && v.Is6
+}
+
+func (a addresses) has(addr [16]byte) bool {
+	_, ok := a[addr]
+	return ok
 }
 
 func newClaimed(list []Endpoints) claimed {

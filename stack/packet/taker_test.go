@@ -13,6 +13,8 @@ var (
 	claimVIPs    = []netip.Addr{netip.MustParseAddr("203.0.113.22"), netip.MustParseAddr("2001:db8::22")}
 	claimServers = []netip.Addr{netip.MustParseAddr("192.168.0.10"), netip.MustParseAddr("fd00::10")}
 	claimClients = []netip.Addr{netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("2001:db8:1::7")}
+	claimPinged  = []netip.Addr{netip.MustParseAddr("203.0.113.23"), netip.MustParseAddr("2001:db8::23")} // VIPs that echo is claimed for
+	claimEcho    = []uint8{packet.ProtoICMP, packet.ProtoICMPv6}
 	claimOwn     = []netip.Addr{netip.MustParseAddr("192.168.0.1"), netip.MustParseAddr("fd00::1")}
 )
 
@@ -24,7 +26,10 @@ func newClaim() packet.Claim {
 		}
 		c.Servers = append(c.Servers,
 			packet.Endpoints{Addr: claimServers[i], Proto: packet.ProtoTCP, First: 8080, Last: 8080},
-			packet.Endpoints{Addr: claimServers[i], Proto: packet.ProtoUDP})
+			packet.Endpoints{Addr: claimServers[i], Proto: packet.ProtoUDP},
+			packet.Endpoints{Addr: claimServers[i], Proto: claimEcho[i]}) // means nothing there
+		// Those of the other family mean nothing.
+		c.VIPs = append(c.VIPs, packet.Endpoints{Addr: claimPinged[i], Proto: claimEcho[i]}, packet.Endpoints{Addr: claimVIPs[i], Proto: claimEcho[1-i]})
 	}
 	c.Own = claimOwn
 	return c
@@ -60,6 +65,20 @@ func TestTaker(t *testing.T) {
 			{"from another port", pt.TCP(t, at(server, 8081), at(client, 40000)), false},
 			{"from any port", pt.UDP(t, at(server, 65535), at(client, 1)), true},
 			{"ping", pt.Echo(t, client, vip, 443, 1), false},
+			{"claimed ping", pt.Echo(t, client, claimPinged[i], 443, 1), true},
+			{"the first fragment of one", pt.Echo(t, client, claimPinged[i], 443, 1, pt.Fragment(7, 0, true), pt.PayloadLen(16)), true},
+			{"a later one", pt.Raw(t, claimEcho[i], client, claimPinged[i], later, pt.PayloadLen(16)), true},
+			{"a later one of an unclaimed ping", pt.Raw(t, claimEcho[i], client, vip, later, pt.PayloadLen(16)), false},
+			{"of another family's protocol", pt.Raw(t, claimEcho[1-i], client, claimPinged[i], later, pt.PayloadLen(16)), false},
+			{"an answer to a ping of the VIP's", pt.EchoReply(t, client, claimPinged[i], 443, 1), false},
+			{"ping from the VIP", pt.Echo(t, claimPinged[i], client, 443, 1), false},
+			{"ping from a server", pt.Echo(t, server, client, 0, 1), false},
+			{"a later fragment of a server's ping", pt.Raw(t, claimEcho[i], server, client, later, pt.PayloadLen(16)), false},
+			{"TCP to a VIP that ping alone is claimed for", pt.TCP(t, at(client, 1), at(claimPinged[i], 443)), false},
+			{"an error about an answer to ping", pt.Unreachable(t, client, claimPinged[i], pt.EchoReply(t, claimPinged[i], client, 443, 1)), false},
+			{"a neighbour's question", icmp(t, client, claimPinged[i], 135), false},
+			{"an advertisement", icmp(t, client, claimPinged[i], 136), false},
+			{"a timestamp request", icmp(t, client, claimPinged[i], 13), false},
 			{"a later fragment to the VIP", pt.Raw(t, packet.ProtoTCP, client, vip, later, pt.PayloadLen(16)), true},
 			{"of another protocol", pt.Raw(t, packet.ProtoUDP, client, vip, later, pt.PayloadLen(16)), false},
 			{"a later fragment from a server", pt.Raw(t, packet.ProtoUDP, server, client, later, pt.PayloadLen(16)), true},
@@ -84,6 +103,15 @@ func TestTaker(t *testing.T) {
 			}
 		}
 	}
+}
+
+// icmp is a message of any type that quotes nothing.
+func icmp(t *testing.T, src, dst netip.Addr, typ uint8) []byte {
+	proto := uint8(packet.ProtoICMP)
+	if dst.Is6() {
+		proto = packet.ProtoICMPv6
+	}
+	return pt.Raw(t, proto, src, dst, pt.Payload(append([]byte{typ}, make([]byte, 23)...)))
 }
 
 func BenchmarkTakes(b *testing.B) {

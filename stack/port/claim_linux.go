@@ -52,14 +52,15 @@ type family struct {
 	src, dst int
 	words    int // of an address
 	icmp     uint8
+	echo     uint32   // type of ICMP echo requests
 	errors   []uint32 // types of ICMP errors
 }
 
 const l3 = packet.EthernetLen // where the IP header is
 
 var (
-	family4 = family{src: l3 + 12, dst: l3 + 16, words: 1, icmp: packet.ProtoICMP, errors: []uint32{3, 11, 12}}
-	family6 = family{src: l3 + 8, dst: l3 + 24, words: 4, icmp: packet.ProtoICMPv6, errors: []uint32{1, 2, 3, 4}}
+	family4 = family{src: l3 + 12, dst: l3 + 16, words: 1, icmp: packet.ProtoICMP, echo: 8, errors: []uint32{3, 11, 12}}
+	family6 = family{src: l3 + 8, dst: l3 + 24, words: 4, icmp: packet.ProtoICMPv6, echo: 128, errors: []uint32{1, 2, 3, 4}}
 
 	// extensions of IPv6 that may stand before the transport header: hop-by-hop and destination options, routing, fragment.
 	extensions = []uint32{0, 43, 44, 60}
@@ -88,7 +89,7 @@ func claimBody(a *assembler, c packet.Claim, g grain, drop, accept label) label 
 // packets4 prepares the look-up of an IPv4 packet, which is at next.
 func (a *assembler) packets4(next, drop label) label {
 	f := &family4
-	fragment := a.fragment(l3+9, next, drop)
+	fragment := a.fragment(f, l3+9, next, drop)
 
 	// An ICMP error at X: what it quotes.
 	quoted := a.quoted(next, drop)
@@ -126,7 +127,7 @@ func (a *assembler) packets4(next, drop label) label {
 // packets6 is packets4's twin.
 func (a *assembler) packets6(next, drop label) label {
 	f := &family6
-	fragment := a.fragment(l3+40, next, drop)
+	fragment := a.fragment(f, l3+40, next, drop)
 	opaque := a.keys(keyAny, next)
 
 	quoted := a.quoted(next, drop)
@@ -179,17 +180,21 @@ func (a *assembler) keys(key uint32, next label) label {
 }
 
 // fragment prepares the look-up of a later fragment, whose protocol is at proto.
-func (a *assembler) fragment(proto uint32, next, drop label) label {
+func (a *assembler) fragment(f *family, proto uint32, next, drop label) label {
+	icmp := a.keys(keyFragment|uint32(f.icmp), next)
 	udp := a.keys(keyFragment|packet.ProtoUDP, next)
 	tcp := a.keys(keyFragment|packet.ProtoTCP, next)
-	a.branch(ifEqual, packet.ProtoTCP, tcp, a.branch(ifEqual, packet.ProtoUDP, udp, drop))
+	a.branch(ifEqual, packet.ProtoTCP, tcp,
+		a.branch(ifEqual, packet.ProtoUDP, udp,
+			a.branch(ifEqual, uint32(f.icmp), icmp, drop)))
 	return a.put(loadByte, proto)
 }
 
 // transport prepares the look-up of a packet of the protocol in A whose transport header is at X. other says what to do
 // with other protocols, if not to drop them.
 func (a *assembler) transport(f *family, quoted, next, drop label, other func(drop label) label) label {
-	a.to(a.oneOf(f.errors, quoted, drop))
+	echo := a.keys(keyOf(f.icmp, 0), next)
+	a.to(a.oneOf(f.errors, quoted, a.branch(ifEqual, f.echo, echo, drop)))
 	icmp := a.put(loadByteX, 0)
 	tcp, udp := a.ports(packet.ProtoTCP, 2, 0, next), a.ports(packet.ProtoUDP, 2, 0, next)
 	if other != nil {
@@ -221,7 +226,7 @@ func (a *assembler) ports(proto uint8, one, two uint32, next label) label {
 // claimed looks a packet up: as a VIP's, and then as a server's unless it is for one of the own addresses.
 func (a *assembler) claimed(f *family, c packet.Claim, g grain, drop, accept label) label {
 	next := drop
-	if servers := a.endpoints(f, c.Servers, g, mKey2, drop, accept); len(servers) > 0 {
+	if servers := a.endpoints(f, slices.DeleteFunc(slices.Clone(c.Servers), packet.Endpoints.Echo), g, mKey2, drop, accept); len(servers) > 0 {
 		next = a.search(f, g, servers, 0, drop)
 		a.to(next)
 		next = a.put(setXFromM, mAddress2)
@@ -261,10 +266,15 @@ func (a *assembler) endpoints(f *family, list []packet.Endpoints, g grain, mKey 
 	keys := make(map[[4]uint32][]bound)
 	for _, e := range list {
 		words, ok := f.wordsOf(e, g)
-		if !ok || e.Proto != packet.ProtoTCP && e.Proto != packet.ProtoUDP {
+		first, last := e.Ports()
+		switch {
+		case !ok:
+			continue
+		case e.Echo():
+			first, last = 0, 0
+		case e.Proto != packet.ProtoTCP && e.Proto != packet.ProtoUDP:
 			continue
 		}
-		first, last := e.Ports()
 		fragment := keyFragment | uint32(e.Proto)
 		keys[words] = append(keys[words], bound{keyOf(e.Proto, first), keyOf(e.Proto, last)}, bound{fragment, fragment}, bound{keyAny, keyAny})
 	}

@@ -47,6 +47,7 @@ func passes(t interface{ Fatalf(string, ...any) }, vm *bpf.VM, frame []byte) boo
 type world struct {
 	addrs []netip.Addr
 	ports []uint16
+	icmp  uint8
 }
 
 var worlds = []world{
@@ -56,6 +57,7 @@ var worlds = []world{
 			netip.MustParseAddr("8.255.255.255"), netip.MustParseAddr("223.255.255.255"),
 		},
 		[]uint16{0, 1, 79, 80, 81, 443, 65534, 65535},
+		packet.ProtoICMP,
 	},
 	{
 		[]netip.Addr{
@@ -63,6 +65,7 @@ var worlds = []world{
 			netip.MustParseAddr("2001:db8:0:1::1"), netip.MustParseAddr("2001:db9::1"), netip.MustParseAddr("fd00::ffff:ffff"),
 		},
 		[]uint16{0, 1, 79, 80, 81, 443, 65534, 65535},
+		packet.ProtoICMPv6,
 	},
 }
 
@@ -73,7 +76,7 @@ func (w world) addr(t *rapid.T, what string) netip.Addr {
 func drawClaim(t *rapid.T) packet.Claim {
 	endpoints := rapid.Custom(func(t *rapid.T) packet.Endpoints {
 		w := rapid.SampledFrom(worlds).Draw(t, "family")
-		e := packet.Endpoints{Addr: w.addr(t, "address"), Proto: rapid.SampledFrom([]uint8{6, 17}).Draw(t, "proto")}
+		e := packet.Endpoints{Addr: w.addr(t, "address"), Proto: rapid.SampledFrom([]uint8{6, 17, 1, 58}).Draw(t, "proto")}
 		a, b := rapid.SampledFrom(w.ports).Draw(t, "first"), rapid.SampledFrom(w.ports).Draw(t, "last")
 		e.First, e.Last = min(a, b), max(a, b)
 		return e
@@ -92,6 +95,7 @@ type drawn struct {
 	src, dst netip.AddrPort
 	proto    uint8
 	later    bool       // a later fragment
+	ping     bool       // an echo request
 	error    bool       // an ICMP error, about a packet from src to dst
 	to       netip.Addr // whom the packet is for
 	hidden   bool       // what it is stands behind IPv6 options, its own or the quoted packet's
@@ -102,7 +106,7 @@ func drawPacket(tb testing.TB, t *rapid.T) drawn {
 	d := drawn{
 		src:   netip.AddrPortFrom(w.addr(t, "src"), rapid.SampledFrom(w.ports).Draw(t, "sport")),
 		dst:   netip.AddrPortFrom(w.addr(t, "dst"), rapid.SampledFrom(w.ports).Draw(t, "dport")),
-		proto: rapid.SampledFrom([]uint8{6, 17, 47, 1, 58}).Draw(t, "proto"),
+		proto: rapid.SampledFrom([]uint8{6, 17, 47, 1, 58, 6, 17, w.icmp, w.icmp}).Draw(t, "proto"),
 	}
 	d.to = d.dst.Addr()
 	var opts []pt.Option
@@ -135,7 +139,10 @@ func drawPacket(tb testing.TB, t *rapid.T) drawn {
 	case packet.ProtoUDP:
 		d.frame = pt.UDP(tb, d.src, d.dst, opts...)
 	case 1, 58:
-		d.frame = pt.Echo(tb, d.src.Addr(), d.dst.Addr(), 80, 1, opts...)
+		typ := rapid.SampledFrom([]uint8{0, 8, 8, 13, 128, 128, 129, 133, 135, 136}).Draw(t, "message")
+		d.ping = d.proto == w.icmp && typ == map[uint8]uint8{1: 8, 58: 128}[d.proto]
+		message := append([]byte{typ}, make([]byte, 23)...)
+		d.frame = pt.Raw(tb, d.proto, d.src.Addr(), d.dst.Addr(), append(opts[:len(opts):len(opts)], pt.Payload(message))...)
 	default:
 		d.frame = pt.Raw(tb, d.proto, d.src.Addr(), d.dst.Addr(), append([]pt.Option{pt.PayloadLen(16)}, opts...)...)
 	}
@@ -178,7 +185,10 @@ func (d *drawn) in(list []packet.Endpoints, at netip.AddrPort) bool {
 // meant is what the documentation of packet.Claim says.
 func (d *drawn) meant(c packet.Claim) bool {
 	if d.proto != packet.ProtoTCP && d.proto != packet.ProtoUDP {
-		return false
+		echo := slices.ContainsFunc(c.VIPs, func(e packet.Endpoints) bool {
+			return e.Addr == d.dst.Addr() && e.Proto == d.proto && (e.Proto == 1) == e.Addr.Is4() && (e.Proto == 58) == e.Addr.Is6()
+		})
+		return echo && !d.error && (d.ping || d.later)
 	}
 	own := false
 	for _, a := range c.Own {

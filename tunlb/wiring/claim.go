@@ -57,7 +57,8 @@ func Kept(old, cfg *config.Config, known []packet.Endpoints) []packet.Endpoints 
 }
 
 // Claim is what tunlb takes from the box's interfaces. own are the box's addresses. A VIP that is one of them is the box's
-// but for the services, any other is tunlb's as a whole: who connects to a port without a service is told so.
+// but for the services, any other is tunlb's as a whole: who connects to a port without a service is told so, and a
+// ping is answered.
 func Claim(cfg *config.Config, kept []packet.Endpoints, own []netip.Addr) packet.Claim {
 	c := packet.Claim{Servers: Answers(cfg, kept)}
 	for _, a := range own {
@@ -72,7 +73,13 @@ func Claim(cfg *config.Config, kept []packet.Endpoints, own []netip.Addr) packet
 			c.VIPs = append(c.VIPs, at)
 		case !whole[at.Addr]:
 			whole[at.Addr] = true
-			c.VIPs = append(c.VIPs, packet.Endpoints{Addr: at.Addr, Proto: policy.TCP}, packet.Endpoints{Addr: at.Addr, Proto: policy.UDP})
+			echo := uint8(packet.ProtoICMP)
+			if at.Addr.Is6() {
+				echo = packet.ProtoICMPv6
+			}
+			for _, proto := range []uint8{policy.TCP, policy.UDP, echo} {
+				c.VIPs = append(c.VIPs, packet.Endpoints{Addr: at.Addr, Proto: proto})
+			}
 		}
 	}
 	return c

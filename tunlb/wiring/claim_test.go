@@ -50,22 +50,22 @@ func TestAnswers(t *testing.T) {
 	equal(t, got, append(answers[:len(answers):len(answers)], kept[0]))
 }
 
-// TestClaim: a VIP of the box's is taken by its services, another one as a whole.
+// TestClaim: a VIP of the box's is taken by its services, another one as a whole, with ping.
 func TestClaim(t *testing.T) {
 	cfg := parse(t, services)
 	own := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("203.0.113.22"), netip.MustParseAddr("192.168.0.100"), netip.IPv6Loopback()}
 	c := Claim(cfg, nil, own)
 	equal(t, c.VIPs, []packet.Endpoints{
 		at("203.0.113.22", tcp, 80, 80), at("203.0.113.22", tcp, 443, 443), at("203.0.113.22", udp, 53, 53),
-		at("203.0.113.23", tcp, 0, 0), at("203.0.113.23", udp, 0, 0),
-		at("2001:db8::22", tcp, 0, 0), at("2001:db8::22", udp, 0, 0),
+		at("203.0.113.23", tcp, 0, 0), at("203.0.113.23", udp, 0, 0), at("203.0.113.23", packet.ProtoICMP, 0, 0),
+		at("2001:db8::22", tcp, 0, 0), at("2001:db8::22", udp, 0, 0), at("2001:db8::22", packet.ProtoICMPv6, 0, 0),
 	})
 	equal(t, c.Servers, answers)
 	if diff := cmp.Diff(own[1:3], c.Own, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("own addresses (-want +got):\n%s", diff)
 	}
 	c = Claim(cfg, nil, append(own, netip.MustParseAddr("2001:db8::22")))
-	equal(t, c.VIPs[5:], []packet.Endpoints{at("2001:db8::22", tcp, 8000, 8100), at("2001:db8::22", udp, 0, 0)})
+	equal(t, c.VIPs[6:], []packet.Endpoints{at("2001:db8::22", tcp, 8000, 8100), at("2001:db8::22", udp, 0, 0)})
 	if c := Claim(parse(t, "services: [{listen: 203.0.113.22:80, servers: []}]"), nil, own); len(c.VIPs) != 1 || len(c.Servers) != 0 {
 		t.Errorf("a service without servers: %+v", c)
 	}
