@@ -242,6 +242,27 @@ func TestClaim(t *testing.T) {
 	t.Logf("%d of %d packets are taken", taken, seen)
 }
 
+// TestClaimEcho: of ICMP messages echo requests are taken and no others, neighbour discovery least of all, be the filter
+// fine or coarse.
+func TestClaimEcho(t *testing.T) {
+	for _, w := range worlds {
+		vip, client := w.addrs[0], w.addrs[len(w.addrs)-1]
+		echo := uint8(8)
+		if vip.Is6() {
+			echo = 128
+		}
+		for i, g := range grains {
+			vm := machine(t, packet.Claim{VIPs: []packet.Endpoints{{Addr: vip, Proto: w.icmp}}}, g)
+			for _, typ := range []uint8{0, 5, 8, 13, 128, 129, 130, 133, 134, 135, 136, 137} {
+				frame := onCable(pt.Raw(t, w.icmp, client, vip, pt.Payload(append([]byte{typ}, make([]byte, 23)...))))
+				if got, want := passes(t, vm, frame), typ == echo; got != want {
+					t.Errorf("filter %d: type %d to %s: %t, want %t", i, typ, vip, got, want)
+				}
+			}
+		}
+	}
+}
+
 // TestCover: ranges that overlap, adjoin or hold each other become pieces in order.
 func TestCover(t *testing.T) {
 	const miss, hit, top = label(1), label(2), 24

@@ -31,14 +31,17 @@ func (t *Table) Warm(lookups []Lookup) {
 	}
 }
 
-const warmAtOnce = 64
+const (
+	warmAtOnce = 64
+	lineSize   = 64 // a Flow is two lines
+)
 
 // warm fetches the entries, of which each says where the record is; then the records.
 func (t *Table) warm(lookups []Lookup) {
 	var lines [2 * warmAtOnce]unsafe.Pointer
 	for i := range lookups {
 		hash := lookups[i].hash
-		lines[i] = unsafe.Pointer(&t.index.page(hash).slots[home(hash)])
+		lines[i] = unsafe.Pointer(t.index.page(hash).slot(home(hash)))
 	}
 	prefetch(lines[:len(lookups)])
 	n := 0
@@ -46,7 +49,7 @@ func (t *Table) warm(lookups []Lookup) {
 		guess := t.index.first(lookups[i].hash) & whoMask
 		if lookups[i].guess = guess; guess != 0 {
 			f := t.record(uint32(guess & refMask))
-			lines[n], lines[n+1] = unsafe.Pointer(&f.outerSrc), unsafe.Pointer(&f.outerSrcPort)
+			lines[n], lines[n+1] = unsafe.Pointer(f), unsafe.Add(unsafe.Pointer(f), lineSize)
 			n += 2
 		}
 	}
@@ -57,7 +60,7 @@ func (t *Table) warm(lookups []Lookup) {
 func (x *index) first(hash uint64) entry {
 	p := x.page(hash)
 	for i := home(hash); ; i = next(i) {
-		if e := p.slots[i]; e == 0 || (e^entry(hash))&^whoMask == 0 {
+		if e := *p.slot(i); e == 0 || (e^entry(hash))&^whoMask == 0 {
 			return e
 		}
 	}

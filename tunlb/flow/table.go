@@ -102,7 +102,7 @@ func (t *Table) Find(tu *packet.Tuple) (*Flow, Direction) {
 func (t *Table) find(tu *packet.Tuple, hash uint64) (*Flow, Direction) {
 	p := t.index.page(hash)
 	for i := home(hash); ; i = next(i) {
-		e := p.slots[i]
+		e := *p.slot(i)
 		if e == 0 {
 			return nil, Forward
 		}
