@@ -32,10 +32,7 @@ func (l *lane) reject(v *packet.View, r packet.Reason) {
 	case packet.NoRoute:
 		kind = packet.NetUnreachable
 	case packet.TooBig:
-		kind, mtu = packet.FragmentationNeeded, l.way.MTU
-		if l.out.exit == exitPort {
-			mtu = int(l.engine.lanes[l.out.port].mtu.Load())
-		}
+		kind, mtu = packet.FragmentationNeeded, l.fits
 	case packet.Unresolved:
 		if l.out.asIs {
 			return // its server is down, and the next try goes to another

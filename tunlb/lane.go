@@ -80,6 +80,7 @@ type lane struct {
 	out     verdict
 	buf     []byte
 	way     Way    // valid iff out.exit is exitDirect
+	fits    int    // the MTU that a packet was too big for
 	answer  []byte // scratch for ICMP errors
 	convert []byte // scratch for frames that leave by another kind of port
 	sender
@@ -403,8 +404,28 @@ func (l *lane) send(v *packet.View) packet.Reason {
 		return packet.None
 	default:
 		to := l.engine.lanes[l.out.port]
-		return l.forward(v, to.Kernel, int(to.mtu.Load()), to)
+		return l.forward(v, to.Kernel, l.narrowest(v, to), to)
 	}
+}
+
+// fitsAnywhere is what no link in use is too narrow for (RFC 791 has every host take it).
+const fitsAnywhere = 576
+
+// narrowest is the MTU of the way by a port. Behind one that leads into the box's kernel another interface may be
+// narrower, of which that kernel would tell the sender in words about the translated packet. What may be cut it cuts by itself.
+func (l *lane) narrowest(v *packet.View, to *lane) int {
+	mtu := int(to.mtu.Load())
+	if !to.Kernel || !v.DontFragment || l.engine.direct == nil || v.SegmentLen() <= fitsAnywhere {
+		return mtu
+	}
+	dst := v.Tuple.Dst
+	if l.out.edited {
+		dst = l.out.edit.To.Dst
+	}
+	if way, known := l.engine.direct.Way(dst); known && way.MTU > 0 {
+		mtu = min(mtu, way.MTU)
+	}
+	return mtu
 }
 
 // forward is the router's part: what can't go on is refused before it is edited, so that the sender
@@ -420,6 +441,7 @@ func (l *lane) forward(v *packet.View, kernel bool, mtu int, to *lane) packet.Re
 	}
 	tooBig := v.SegmentLen() > mtu
 	if tooBig && v.DontFragment {
+		l.fits = mtu
 		return packet.TooBig
 	}
 	if l.out.edited {

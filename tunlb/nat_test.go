@@ -250,3 +250,22 @@ func TestApplyRefused(t *testing.T) {
 	pt.Check(t, r.one(0, 0, pt.TCP(t, at(f.client, 40000), at(f.vip, 80), syn)), pt.SrcDst(at(f.client, 40000), at(f.rs1, 8080)))
 	r.answered(0, 0, pt.Echo(t, f.client, f.vip, 7, 1))
 }
+
+// TestNarrowBehind: the box's kernel is behind the TUN, and a narrower interface behind that. Its own error would quote
+// the translated packet.
+func TestNarrowBehind(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		out := &toBox{ways: map[[16]byte]Way{f.rs1.As16(): {Link: 3, MTU: 1300}, f.client.As16(): {Link: 2, MTU: 1400}}}
+		r := newBox(t, func(o *Options, _ *Config) { o.Direct = out })
+		client, vip, server := at(f.client, 40000), at(f.vip, 80), at(f.rs1, 8080)
+		r.one(0, 0, pt.TCP(t, client, vip, syn))
+		big := r.one(0, 0, pt.TCP(t, client, vip, ack(), pt.PayloadLen(1350), pt.DontFragment()))
+		pt.Check(t, big, pt.HasICMP(f.icmpBig, f.codeBig), pt.HasMTU(1300), pt.Quoted(pt.SrcDst(client, vip)))
+		r.one(0, 0, pt.TCP(t, client, vip, ack(), pt.PayloadLen(1200), pt.DontFragment()))
+		r.one(0, 0, pt.TCP(t, client, vip, ack(), pt.PayloadLen(5000), pt.GSO(1200), pt.DontFragment()))
+
+		r.one(0, 0, pt.TCP(t, server, client, ack(), pt.PayloadLen(1300), pt.DontFragment()))
+		big = r.one(0, 0, pt.TCP(t, server, client, ack(), pt.PayloadLen(1390), pt.DontFragment()))
+		pt.Check(t, big, pt.HasICMP(f.icmpBig, f.codeBig), pt.HasMTU(1400), pt.Quoted(pt.SrcDst(server, client)))
+	})
+}

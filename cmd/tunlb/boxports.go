@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -20,6 +21,7 @@ type boxPorts struct {
 		Set(interfaces []string, claim packet.Claim) error
 		Close() error
 	}
+	locks  []net.Listener
 	names  []string
 	ports  []port.Claimer
 	engine interface{ SetClaim(packet.Claim) } // set before the first claim
@@ -32,11 +34,40 @@ func openBoxPorts(cfg *config.Config) (*boxPorts, error) {
 	if !cfg.OnBox() {
 		return nil, nil
 	}
+	locks, err := lockInterfaces(cfg)
+	if err != nil {
+		return nil, err
+	}
 	guard, err := nft.OpenGuard("")
 	if err != nil {
+		unlock(locks)
 		return nil, fmt.Errorf("keep the kernel from handling what type: packet takes from the box's interfaces: %w; or write type: tun in place of these ports", err)
 	}
-	return &boxPorts{guard: guard}, nil
+	return &boxPorts{guard: guard, locks: locks}, nil
+}
+
+// lockInterfaces keeps another tunlb from the same interfaces, whose sockets would take the same packets: both
+// would open their connections and answer. Abstract sockets belong to the network namespace, and end with the process.
+func lockInterfaces(cfg *config.Config) (locks []net.Listener, err error) {
+	for i := range cfg.Ports {
+		p := &cfg.Ports[i]
+		if !p.Box() {
+			continue
+		}
+		l, err := net.Listen("unix", "@tunlb/box/"+p.Name)
+		if err != nil {
+			unlock(locks)
+			return nil, fmt.Errorf("take the services' packets from %s: another tunlb does it already: %w; end that one, or give each interface to one of them", p.Name, err)
+		}
+		locks = append(locks, l)
+	}
+	return locks, nil
+}
+
+func unlock(locks []net.Listener) {
+	for _, l := range locks {
+		l.Close()
+	}
 }
 
 // add takes a port in, which takes nothing so far. The engine closes it.
@@ -84,7 +115,9 @@ func (b *boxPorts) close() error {
 	if b == nil {
 		return nil
 	}
-	return b.guard.Close()
+	err := b.guard.Close()
+	unlock(b.locks)
+	return err
 }
 
 // either takes what one of two claims takes, or both.

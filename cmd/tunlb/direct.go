@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -28,22 +29,30 @@ func (d *direct) follow(cfg *config.Config) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	addrs := followed(cfg)
+	leaves := len(addrs) > 0 || cfg.OnBox()
+	if !leaves && !routed(cfg) {
+		return nil
+	}
 	if d.neighbours.Load() == nil {
-		if len(addrs) == 0 && !cfg.OnBox() {
-			return nil
+		n, err := kernel.OpenNeighbours("")
+		if err != nil {
+			return err
 		}
+		d.neighbours.Store(n)
+	}
+	if leaves && d.port.Load() == nil {
 		p, err := port.OpenDirect("")
 		if err != nil {
 			return err
 		}
-		n, err := kernel.OpenNeighbours("")
-		if err != nil {
-			return errors.Join(err, p.Close())
-		}
 		d.port.Store(p)
-		d.neighbours.Store(n)
 	}
 	return d.neighbours.Load().Follow(addrs)
+}
+
+// routed says whether a TUN leads into the box, so that it counts what MTU is behind it.
+func routed(cfg *config.Config) bool {
+	return slices.ContainsFunc(cfg.Ports, func(p config.Port) bool { return p.Type == config.TUN && p.NetNS == "" })
 }
 
 // unheeded are commands that show the box's policy rules by which its kernel routes and tunlb does not.
@@ -98,10 +107,14 @@ func (d *direct) Write(frame []byte, link int) error { return d.port.Load().Writ
 func (d *direct) close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.neighbours.Load() == nil {
-		return nil
+	var errs []error
+	if n := d.neighbours.Load(); n != nil {
+		errs = append(errs, n.Close())
 	}
-	return errors.Join(d.neighbours.Load().Close(), d.port.Load().Close())
+	if p := d.port.Load(); p != nil {
+		errs = append(errs, p.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // NewBurst implements tunlb.Direct.

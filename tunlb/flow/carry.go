@@ -58,10 +58,15 @@ const carriedReview = 4 * slotTicks
 // trackCarried is trackTCP for what is seen of a connection that the kernel carries, or may do. Its numbers can't be judged.
 // A FIN and a RST are believed: the state leads to the timeouts that are right if they are genuine. A FIN that was
 // forged costs little, since packets keep coming and with them the idle time begins anew. That of a forged RST
-// would be short, and the next SYN might take the flow's place: so it is in doubt.
+// would be short, and the next SYN might take the flow's place: so it is in doubt. A SYN changes nothing then: it goes to the
+// connection's server, whose answer to one that is no SYN of a new connection keeps the old one alive (RFC 5961, 4). Nor
+// does it in a connection that is established.
 func (t *Table) trackCarried(f *Flow, d Direction, v *packet.View, now Tick) Change {
 	old, ev := f.state, eventOf(v.TCPFlags)
 	if ev == eventNone {
+		return Change{Old: old, New: old}
+	}
+	if ev == eventSyn && old == StateEstablished {
 		return Change{Old: old, New: old}
 	}
 	if f.Carriage() == Asked {
@@ -78,9 +83,9 @@ func (t *Table) trackCarried(f *Flow, d Direction, v *packet.View, now Tick) Cha
 	if f.state == StateTimeWait || f.state == StateClose {
 		f.flags &^= assured
 	}
-	if ev == eventRst && f.state == StateClose {
+	if ev == eventRst && f.state == StateClose && old != StateSynRecv && old != StateSynSent {
 		f.forget()
-		f.flags |= doubtful
+		f.flags |= doubtful // a handshake that is refused is not worth it
 	}
 	if f.state != old || f.flags != was {
 		t.reschedule(f, now)

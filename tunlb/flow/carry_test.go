@@ -36,7 +36,8 @@ func TestCarriedStates(t *testing.T) {
 		{"both end early, the server first", true, []seen{{Reverse, synAck}, {Reverse, finAck}, {Forward, finAck}}, StateTimeWait, 120 * time.Second},
 		{"the client resets", false, []seen{{Forward, rst}}, StateClose, 60 * time.Second}, // not 10: it is in doubt
 		{"the server resets", false, []seen{{Reverse, rst}}, StateClose, 60 * time.Second},
-		{"the server refuses", true, []seen{{Reverse, rst}}, StateClose, 60 * time.Second},
+		{"the server refuses", true, []seen{{Reverse, rst}}, StateClose, 10 * time.Second},
+		{"a SYN of nobody's", false, []seen{{Reverse, syn}, {Reverse, synAck}, {Forward, syn}}, StateEstablished, 900 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			table := New(Options{})
@@ -125,12 +126,19 @@ func TestRevives(t *testing.T) {
 		"the client":  {[]Direction{Forward, Forward, Forward}, ack, StateClose},
 		"the server":  {[]Direction{Reverse, Reverse, Reverse}, ack, StateClose},
 		"only resets": {[]Direction{Forward, Reverse, Forward, Reverse}, rst, StateClose},
+		"only SYNs":   {[]Direction{Forward, Reverse, Forward, Reverse}, syn, StateClose},
 	} {
 		table := New(Options{})
 		f := established(t, table, 1000, 9000)
 		f.SetCarriage(ByKernel)
 		table.Track(f, Forward, tcpView(rst, 1, 0, 0), 0)
 		f.SetCarriage(ByUs)
+		// Whoever has forged the RST may send a SYN next: it must not take the connection's place.
+		guess := tcpView(syn, 1<<30, 0, 0)
+		if f.ReusedBy(Forward, guess) {
+			t.Errorf("%s: a SYN takes its place", name)
+		}
+		table.Track(f, Forward, guess, 0)
 		for _, d := range c.speak {
 			table.Track(f, d, tcpView(c.flags, 5000, 5000, 0), 0)
 		}

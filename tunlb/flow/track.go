@@ -36,6 +36,9 @@ func (t *Table) trackTCP(f *Flow, d Direction, v *packet.View, now Tick) Change 
 	}
 	old := f.state
 	ev := eventOf(v.TCPFlags)
+	if ev == eventSyn && f.is(doubtful) && old == StateClose {
+		return Change{Old: old, New: old} // see trackCarried
+	}
 	fits, heard := f.sequence(d, v, ev)
 	switch {
 	case ev == eventNone:
@@ -96,7 +99,9 @@ func (f *Flow) ReusedBy(d Direction, v *packet.View) bool {
 		return false
 	}
 	switch f.state {
-	case StateTimeWait, StateClose, StateLastAck:
+	case StateClose:
+		return !f.is(doubtful) // it may be alive: its server is asked first
+	case StateTimeWait, StateLastAck:
 		return true
 	case StateFinWait:
 		return f.is(oneWay)

@@ -161,7 +161,7 @@ func (j *Journey) end() {
 	}
 	where := map[string]string{
 		"kernel":    "the box's kernel: handed back unchanged, it is none of tunlb's",
-		"direct":    "the server directly, by an interface of the box",
+		"direct":    "the next hop directly, by an interface of the box",
 		"host":      "tunlb's own stack, which answers for VIPs and own addresses",
 		"held":      "wait for its next hop's MAC",
 		"parked":    "wait for the first fragment of its datagram, which has the ports",
