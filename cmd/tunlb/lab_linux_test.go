@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds every wait for something that has to happen; nothing is waited out.
-const patience = 15 * time.Second
+const patience = 60 * time.Second
 
 // needLab skips a test where the kernel refuses namespaces or TUN, with its words.
 func needLab(t testing.TB) {
