@@ -211,8 +211,13 @@ func TestUntouched(t *testing.T) {
 				}
 				largest = max(largest, len(p.Payload()))
 			}
-			if len(sent) != len(got) || len(sent) < 20 {
-				t.Errorf("%s: %d packets were sent, %d came", vip, len(sent), len(got))
+			// A ring has room for so many frames, whatever their length: on a busy machine some find none.
+			overruns := uint64(0)
+			for _, p := range s.status().Ports {
+				overruns += p.Overruns
+			}
+			if len(sent) < len(got) || len(sent) > len(got)+int(overruns) || len(got) < 20 {
+				t.Errorf("%s: %d packets were sent, %d came, %d found the queue full", vip, len(sent), len(got), overruns)
 			}
 			if super := largest > 1500; super == o.NoOffload {
 				t.Errorf("%s: the largest packet has %d bytes with NoOffload %v", vip, largest, o.NoOffload)

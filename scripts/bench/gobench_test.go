@@ -10,10 +10,10 @@ import (
 const goOutput = `goos: linux
 pkg: github.com/tunlb/tunlb/tunlb/flow
 cpu: a processor
-BenchmarkPipeline1M-2   	 3000000	        70.0 ns/op	       155.0 B/flow	       0 B/op	       0 allocs/op
-BenchmarkPipeline1M-2   	 3000000	        90.0 ns/op	       155.0 B/flow	       0 B/op	       0 allocs/op
-BenchmarkPipeline1M-2   	 3000000	        75.0 ns/op	       155.0 B/flow	       0 B/op	       1 allocs/op
-BenchmarkPipeline4M     	 3000000	       150.0 ns/op	       155.0 B/flow	       0 B/op	       0 allocs/op
+BenchmarkPipeline1M-2   	 3000000	         99.0 ns/op	       155.0 B/flow	 70.0 ns/packet	       0 B/op	       0 allocs/op
+BenchmarkPipeline1M-2   	 3000000	         99.0 ns/op	       155.0 B/flow	 90.0 ns/packet	       0 B/op	       0 allocs/op
+BenchmarkPipeline1M-2   	 3000000	         99.0 ns/op	       155.0 B/flow	 75.0 ns/packet	       0 B/op	       1 allocs/op
+BenchmarkPipeline4M     	 3000000	        99.0 ns/op	       155.0 B/flow	 150.0 ns/packet	       0 B/op	       0 allocs/op
 BenchmarkPick/rr/1000-2      	 9000000	        12 ns/op
 PASS
 ok  	github.com/tunlb/tunlb/tunlb/flow	12.3s
