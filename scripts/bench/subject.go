@@ -89,6 +89,7 @@ type stand struct {
 	clientNS, lb, serveNS *netns.NS
 	client, server        *child
 	process               *process // the subject's, nil if it is in the kernel
+	stranded              int      // connections whose end the server has not heard of
 	version               string
 	profile               string // where tunlb writes a CPU profile, if it is to
 	closers               []func() error
