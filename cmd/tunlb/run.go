@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/pprof"
 	"syscall"
 	"time"
@@ -72,6 +73,7 @@ func runCommand() *cli.Command {
 			if err != nil {
 				return errors.Join(err, endProfile())
 			}
+			makeRoom(len(cfg.Ports))
 			return errors.Join(d.serve(ctx, hup), d.close(), endProfile())
 		},
 	}
@@ -119,4 +121,13 @@ func colours(w io.Writer) bool {
 	}
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// makeRoom lets Go run a thread more for each lane. A lane that has fallen asleep in a system call keeps its processor, as Go calls
+// it, until somebody takes it away, and has to find one when it wakes: with one each they do not wait for each
+// other (docs/performance.md). Whoever sets GOMAXPROCS has the last word.
+func makeRoom(lanes int) {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + lanes)
+	}
 }
