@@ -62,14 +62,13 @@ func (l *lane) wayOut(v *packet.View) packet.Reason {
 	if out.edited {
 		out.hop = out.edit.To.Dst
 	}
-	if tun != nil {
-		if way, known := l.engine.direct.Way(out.hop); known && way.Local {
-			out.port = tun.id
-			return packet.None
-		}
+	r := l.directWay()
+	if tun != nil && l.way.Local {
+		out.port = tun.id
+		return packet.None
 	}
 	out.exit = exitDirect
-	return l.directWay()
+	return r
 }
 
 // leave sends a packet of the host's own by the interface that its destination is behind.

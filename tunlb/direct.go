@@ -38,14 +38,13 @@ const maxPorts = 254
 
 // directWay finds the way of a verdict that leaves by the box's interfaces. Without one yet the packet is to wait.
 func (l *lane) directWay() packet.Reason {
-	way, known := l.engine.direct.Way(l.out.hop)
+	var known bool
+	l.way, known = l.engine.direct.Way(l.out.hop)
 	switch {
 	case !known:
 		l.way = Way{MTU: packet.MaxPacket}
-	case way.Down, way.Local: // it was not the box itself when the flow was opened
+	case l.way.Down, l.way.Local: // it was not the box itself when the flow was opened
 		return packet.Unresolved
-	default:
-		l.way = way
 	}
 	return packet.None
 }
