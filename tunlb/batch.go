@@ -21,12 +21,12 @@ type batch struct {
 	lookups [batchSize]flow.Lookup
 }
 
-// next takes what is there, all the way.
-func (l *lane) next(b *batch) error {
-	n, err := b.ring.Receive(b.frames[:])
-	if err != nil {
-		return err
+// takeAll takes the first n frames of the batch all the way.
+func (l *lane) takeAll(n int) {
+	if n == 0 {
+		return
 	}
+	b := l.batch
 	l.now = l.engine.tick()
 	switch frames := b.frames[:n]; {
 	case l.engine.watching.now.Load() != nil:
@@ -41,7 +41,6 @@ func (l *lane) next(b *batch) error {
 		l.together(b, n)
 	}
 	l.hurry()
-	return nil
 }
 
 // together parses all of them before the first is looked up.

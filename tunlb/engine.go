@@ -77,6 +77,7 @@ type Config struct {
 type Options struct {
 	Attachments []Attachment
 	MaxFlows    int            // cap of the connection table
+	Threads     int            // that serve the ports, at most one each; 0: one for two processors
 	Direct      Direct         // nil: directly routed servers are on the segments of Ethernet ports only
 	Fastpath    Fastpath       // nil: tunlb carries all connections itself
 	Log         zerolog.Logger // the host's; packets are counted, not logged
@@ -98,6 +99,7 @@ type Engine struct {
 	random   func(n int) int // seed's; guarded by mu
 	log      zerolog.Logger
 	lanes    []*lane
+	threads  int // Options'
 	segments []*segment
 	box      *box                         // its interfaces; nil if no port is one
 	hops     *hops                        // what waits for its next hop to these
@@ -148,7 +150,7 @@ func New(opts Options, cfg Config) (*Engine, error) {
 	if len(opts.Attachments) > maxPorts {
 		return nil, fmt.Errorf("engine: %d ports, at most %d are possible", len(opts.Attachments), maxPorts)
 	}
-	e := &Engine{now: opts.Now, ticks: opts.Ticks, log: opts.Log, direct: opts.Direct, limit: newICMPLimit(), journal: newJournal(), roster: policy.NewRoster()}
+	e := &Engine{now: opts.Now, threads: opts.Threads, ticks: opts.Ticks, log: opts.Log, direct: opts.Direct, limit: newICMPLimit(), journal: newJournal(), roster: policy.NewRoster()}
 	if e.now == nil {
 		start := time.Now()
 		e.now = func() time.Duration { return time.Since(start) }
@@ -287,9 +289,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer cancel()
 	failed := make(chan error, len(e.lanes))
 	var wg sync.WaitGroup
-	for _, l := range e.lanes {
+	for _, c := range newCrews(e.lanes, e.threads) {
 		wg.Go(func() {
-			if err := l.run(); err != nil {
+			if err := c.run(); err != nil {
 				failed <- err
 				cancel()
 			}

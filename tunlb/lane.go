@@ -1,9 +1,9 @@
 package tunlb
 
-// The way of a packet. A lane is one goroutine per port; it runs each packet to completion in its own
+// The way of a packet. A lane is one for each port, and some share a goroutine; it runs each packet to completion in its own
 // buffer, so there are no pools, reference counts or channels on this way:
 //
-//  1. read a frame from the port                                  run
+//  1. read a frame from the port                                  crew.go
 //     from a ring many at a time, looked up together              batch.go
 //     on an Ethernet port: sort out what is a packet for us       ethernet.go
 //  2. parse it once, validating                                   handle
@@ -22,15 +22,11 @@ package tunlb
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
-	"os"
-	"runtime"
 	"sync/atomic"
 
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/packet"
-	"github.com/tunlb/tunlb/stack/port"
 	"github.com/tunlb/tunlb/tunlb/flow"
 )
 
@@ -76,6 +72,7 @@ type lane struct {
 	mtu     atomic.Int32 // of the link: on a segment the least of its ports'
 	view    packet.View
 	now     flow.Tick    // of the frame in hand
+	batch   *batch       // nil if the port is no ring
 	lookup  *flow.Lookup // of its tuple; nil if it is not prepared
 	out     verdict
 	buf     []byte
@@ -134,41 +131,6 @@ func (l *lane) own(to [16]byte) netip.Addr {
 		}
 	}
 	return netip.Addr{}
-}
-
-// run reads until the port is closed (nil) or fails. The thread is its own: on a prototype of this loop
-// Go's poller cost a third of the request rate.
-func (l *lane) run() error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	l.thread.enter()
-	defer l.thread.leave()
-	next := l.nextFrame
-	if ring, ok := l.Port.(port.Ring); ok {
-		b := &batch{ring: ring}
-		l.bursts = newBursts(l.engine)
-		next = func() error { return l.next(b) }
-	}
-	for {
-		err := next()
-		switch {
-		case err == nil:
-		case errors.Is(err, os.ErrClosed):
-			return nil
-		default:
-			return fmt.Errorf("read from port %s: %w", l.Port.Name(), err)
-		}
-	}
-}
-
-// nextFrame takes one frame all the way.
-func (l *lane) nextFrame() error {
-	frame := l.buf[packet.Headroom:]
-	n, err := l.Port.Read(frame)
-	if err == nil {
-		l.take(frame[:n])
-	}
-	return err
 }
 
 // take takes one frame all the way, watched or not.

@@ -109,6 +109,25 @@ func (p *rawPort) Read(frame []byte) (int, error) {
 	}
 }
 
+// TryRead implements Pollable.
+func (p *rawPort) TryRead(frame []byte) (int, error) {
+	if len(frame) < p.room {
+		return 0, io.ErrShortBuffer
+	}
+	if !p.calls.enter() {
+		return 0, os.ErrClosed
+	}
+	defer p.calls.leave()
+	switch n, err := p.receive(frame); err {
+	case nil:
+		return n, nil
+	case unix.EAGAIN, unix.EINTR:
+		return 0, nil
+	default:
+		return 0, p.wrap("read", err)
+	}
+}
+
 // Write hands the frame to the kernel, whose receive path runs inside the
 // call. Some kernels refuse super-packets that they have made themselves
 // (tailscale/tailscale#13041): those go packet by packet.
@@ -159,16 +178,31 @@ func (p *rawPort) awaitFrame(milliseconds int) error {
 func (p *rawPort) awaitRoom() error { return p.wait(p.out, unix.POLLOUT, -1, writePatience) }
 
 func (p *rawPort) wait(fd int, events int16, changes, milliseconds int) error {
-	fds := [3]unix.PollFd{
+	fds := p.waitsFor(fd, events, changes)
+	if err := poll(fds[:], milliseconds); err != nil || events != unix.POLLIN {
+		return err
+	}
+	return p.heard(fds[:])
+}
+
+// perWait is how many descriptors a wait for one port is for: its own, what Close writes to, and what tells of changes.
+const perWait = 3
+
+func (p *rawPort) waitsFor(fd int, events int16, changes int) [perWait]unix.PollFd {
+	return [...]unix.PollFd{
 		{Fd: int32(fd), Events: events},
 		{Fd: int32(p.wake), Events: unix.POLLIN},
 		{Fd: int32(changes), Events: unix.POLLIN}, // poll leaves negative ones out
 	}
+}
+
+// heard says what a wait for a frame has found beside frames: the port's end.
+func (p *rawPort) heard(fds []unix.PollFd) error {
 	const failed = unix.POLLERR | unix.POLLHUP | unix.POLLNVAL
-	if err := poll(fds[:], milliseconds); err != nil {
-		return err
-	}
-	if events == unix.POLLIN && (fds[0].Revents&failed != 0 || fds[2].Revents != 0) && p.vanished() {
+	switch {
+	case fds[1].Revents != 0:
+		return os.ErrClosed
+	case (fds[0].Revents&failed != 0 || fds[2].Revents != 0) && p.vanished():
 		return p.errGone
 	}
 	return nil

@@ -5,8 +5,10 @@ type Ring interface {
 	Port
 	// Receive waits for frames, puts as many as there are and have room into frames, each `virtio_net_hdr | Ethernet
 	// header | packet`, and returns how many. They may be changed, and are the caller's until the next Receive, which
-	// gives their places back to the kernel. Errors are those of Read. One goroutine calls Receive or Read.
+	// gives their places back to the kernel. Errors are those of Read. One goroutine calls this, TryReceive or Read.
 	Receive(frames [][]byte) (n int, err error)
+	// TryReceive is Receive, but where that would wait it returns 0 and no error.
+	TryReceive(frames [][]byte) (n int, err error)
 	// NewBurst returns a way to send many frames by one system call. Close of the port closes it.
 	NewBurst() Burst
 }

@@ -148,6 +148,31 @@ func (p *ringPort) Receive(frames [][]byte) (int, error) {
 	}
 }
 
+// TryReceive implements Ring.
+func (p *ringPort) TryReceive(frames [][]byte) (int, error) {
+	if len(frames) == 0 {
+		return 0, io.ErrShortBuffer
+	}
+	if !p.calls.enter() {
+		return 0, p.ended()
+	}
+	defer p.calls.leave()
+	n, err := p.socket.take(frames)
+	if err != nil && err != unix.EAGAIN {
+		return 0, p.wrap("read", err)
+	}
+	return n, nil
+}
+
+// TryRead copies one frame.
+func (p *ringPort) TryRead(frame []byte) (int, error) {
+	n, err := p.rawPort.TryRead(frame)
+	if err == os.ErrClosed {
+		err = p.ended()
+	}
+	return n, err
+}
+
 // Read copies one frame.
 func (p *ringPort) Read(frame []byte) (int, error) {
 	n, err := p.rawPort.Read(frame)
