@@ -105,6 +105,8 @@ func unchangeable(old, cfg *config.Config) error {
 		return errRestart("control")
 	case old.Flows != cfg.Flows:
 		return errRestart("flows")
+	case old.Threads != cfg.Threads:
+		return errRestart("threads")
 	}
 	return nil
 }

@@ -62,7 +62,11 @@ func serving(options labnet.StoryOptions) labnet.Topology {
 // TestAttachments: whatever the packets' way to tunlb is, the same comes of it.
 func TestAttachments(t *testing.T) {
 	attached(t, attachments, func(t *testing.T, a attachment, options labnet.StoryOptions) {
-		s := openLab(t, serving(options), a.file+echoConfig)
+		config := a.file + echoConfig
+		if options.NoOffload {
+			config += "threads: 2\n" // else one on a machine of two processors
+		}
+		s := openLab(t, serving(options), config)
 		boxAddress := map[bool]string{true: labnet.VIP, false: "198.51.100.1"}[options.OwnVIP]
 		session := s.lasting(s.dial("client", "tcp", hostPort(boxAddress, 22)))
 		s.echo(session, []byte("before"))

@@ -98,6 +98,7 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 	d.engine, err = tunlb.New(tunlb.Options{
 		Attachments: attachments,
 		MaxFlows:    cfg.Flows.Max,
+		Threads:     cfg.Threads,
 		Direct:      d.direct,
 		Fastpath:    d.fast,
 		Log:         log,

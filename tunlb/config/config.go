@@ -23,6 +23,7 @@ type Config struct {
 	Control  Control
 	Metrics  Metrics
 	Flows    Flows
+	Threads  int // that serve the ports; 0 leaves it to tunlb
 	Timeouts Timeouts
 	Fastpath bool // for all services that do not say themselves, see policy.Spec; the file's `fastpath: kernel`
 }

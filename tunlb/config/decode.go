@@ -27,6 +27,7 @@ type decoder struct {
 	metrics   Metrics
 	metricsAt pos // valid iff metrics.Listen is not empty
 	flows     Flows
+	threads   int
 	timeouts  policy.Timeouts
 	fastpath  fastpath
 }
@@ -44,7 +45,7 @@ type unfit struct{ what, why, instead string }
 
 // config is valid iff there were no errors.
 func (d *decoder) config() *Config {
-	c := &Config{Control: d.control, Metrics: d.metrics, Flows: d.flows, Timeouts: d.timeouts, Fastpath: d.fastpath.kernel}
+	c := &Config{Control: d.control, Metrics: d.metrics, Flows: d.flows, Threads: d.threads, Timeouts: d.timeouts, Fastpath: d.fastpath.kernel}
 	for _, p := range d.ports {
 		c.Ports = append(c.Ports, p.Port)
 	}
@@ -71,6 +72,10 @@ func (d *decoder) document(root *node) {
 		{name: "gateway", decode: d.decodeGateways},
 		{name: "control", decode: d.decodeControl},
 		{name: "flows", decode: d.decodeFlows},
+		{name: "threads", decode: func(n *node) {
+			const most = 254 // ports
+			d.threads, _ = d.number(n, "threads", 1, most)
+		}},
 		{name: "timeouts", decode: func(n *node) { d.decodeTimeouts(n, &d.timeouts) }},
 		{name: "metrics", decode: d.decodeMetrics},
 		{name: "fastpath", decode: func(n *node) { d.fastpath = d.decodeFastpath(n) }},

@@ -77,6 +77,7 @@ func TestParseAccepts(t *testing.T) {
 		{"metrics of IPv6", "metrics: {listen: '[::1]:9474', max_servers: 5}\n" + web, func(c *Config) { c.Metrics = Metrics{"[::1]:9474", 5} }},
 		{"metrics on a socket", "metrics: {listen: /run//metrics.sock}\n" + web, func(c *Config) { c.Metrics = Metrics{"/run/metrics.sock", 1000} }},
 		{"metrics beside a service", "metrics: {listen: 0.0.0.0:80}\n" + web, func(c *Config) { c.Metrics = Metrics{"0.0.0.0:80", 1000} }},
+		{"threads", "threads: 3\n" + web, func(c *Config) { c.Threads = 3 }},
 		{"flows", "flows: {max: 2_000_000}\n" + web, func(c *Config) { c.Flows.Max = 2_000_000 }},
 		{"fast path by the kernel", "fastpath: kernel\n" + web, func(c *Config) { c.Fastpath, c.Services[0].Fastpath = true, true }},
 		{"fast path by the kernel below the services", web + "fastpath: kernel", func(c *Config) { c.Fastpath, c.Services[0].Fastpath = true, true }},
