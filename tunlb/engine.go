@@ -26,6 +26,7 @@ import (
 	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/stack/port"
 	"github.com/tunlb/tunlb/tunlb/flow"
+	"github.com/tunlb/tunlb/tunlb/keep"
 )
 
 // Attachment is a port and what tunlb has to know about the network behind it.
@@ -80,8 +81,9 @@ type Options struct {
 	Threads     int            // that serve the ports, at most one each; 0: one for two processors
 	Direct      Direct         // nil: directly routed servers are on the segments of Ethernet ports only
 	Fastpath    Fastpath       // nil: tunlb carries all connections itself
+	Keep        Keep           // nil: connections end with the engine
 	Log         zerolog.Logger // the host's; packets are counted, not logged
-	// Now is the monotonic clock; nil means the process's own. Ticks come every neigh.TickInterval of it, and
+	// Now is the monotonic clock, with Keep one on which a successor goes on counting; nil means keep.Clock. Ticks come every neigh.TickInterval of it, and
 	// HostClock is the same time for the host's timers.
 	Now       func() time.Duration
 	Ticks     <-chan time.Time
@@ -109,6 +111,7 @@ type Engine struct {
 	carrier  *carrier           // nil: no fast path
 	drops    [256]atomic.Uint64 // by packet.Reason
 	limit    *rate.Limiter      // of the ICMP errors that tunlb originates
+	related  *rate.Limiter      // of those that it passes on
 	rejected atomic.Uint64      // the ICMP errors that it has originated
 	journal  *journal
 	watching watching
@@ -131,6 +134,11 @@ type Engine struct {
 	fragments *fragments
 	boxFacts  Box
 	ownTx     []traffic // by port: what the host and the neighbour tables' clock have sent to segments
+	forgotten bool      // the words that are kept are out of date
+
+	keep        Keep // nil: there will be no successor
+	succession  Succession
+	remembering sync.Mutex // one write of the words at a time; comes before mu
 
 	closed sync.Once
 }
@@ -150,10 +158,9 @@ func New(opts Options, cfg Config) (*Engine, error) {
 	if len(opts.Attachments) > maxPorts {
 		return nil, fmt.Errorf("engine: %d ports, at most %d are possible", len(opts.Attachments), maxPorts)
 	}
-	e := &Engine{now: opts.Now, threads: opts.Threads, ticks: opts.Ticks, log: opts.Log, direct: opts.Direct, limit: newICMPLimit(), journal: newJournal(), roster: policy.NewRoster()}
+	e := &Engine{now: opts.Now, threads: opts.Threads, ticks: opts.Ticks, log: opts.Log, direct: opts.Direct, limit: newICMPLimit(), related: newRelatedLimit(), journal: newJournal(), roster: policy.NewRoster()}
 	if e.now == nil {
-		start := time.Now()
-		e.now = func() time.Duration { return time.Since(start) }
+		e.now = keep.Clock()
 	}
 	e.seed, e.random = opts.Seed, rand.IntN
 	if e.seed != 0 {
@@ -162,7 +169,11 @@ func New(opts Options, cfg Config) (*Engine, error) {
 	if opts.Fastpath != nil {
 		e.carrier = newCarrier(e, opts.Fastpath)
 	}
-	e.flows = flow.New(flow.Options{Cap: opts.MaxFlows, Gone: e.flowGone, Seed: e.seed})
+	records := flow.Options{Cap: opts.MaxFlows, Gone: e.flowGone, Seed: e.seed}
+	if e.keep = opts.Keep; e.keep != nil {
+		records.Memory = e.keep
+	}
+	e.flows = flow.New(records)
 	e.fragments = newFragments(func(r packet.Reason, lane uint8, frame []byte) { e.dropOwn(r, e.lanes[lane].link, frame) })
 	for i, a := range opts.Attachments {
 		e.lanes = append(e.lanes, newLane(e, uint8(i), a, len(opts.Attachments)))
@@ -186,6 +197,9 @@ func New(opts Options, cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
 	e.host = host
+	if e.keep != nil {
+		e.succession = e.succeed()
+	}
 	if err := e.Apply(cfg); err != nil {
 		host.Close()
 		return nil, err
@@ -204,6 +218,14 @@ func minMTU(attachments []Attachment) int {
 // Apply puts a configuration into force. Flows to servers that stay are kept; on an error nothing
 // has changed.
 func (e *Engine) Apply(cfg Config) error {
+	if err := e.apply(cfg, nil); err != nil {
+		return err
+	}
+	return e.remember() // before a flow names a server that it does not explain, but for the first few
+}
+
+// apply is Apply, where said has been said of the servers before.
+func (e *Engine) apply(cfg Config, said []policy.Said) error {
 	var events []policy.Event
 	defer func() { e.announce(events) }() // logs, so without the lock
 	e.mu.Lock()
@@ -225,6 +247,7 @@ func (e *Engine) Apply(cfg Config) error {
 		_, back := e.settleLocked(e.config, e.boxFacts)
 		return errors.Join(fmt.Errorf("engine: %w", err), back)
 	}
+	e.roster.Recall(said)
 	e.mappings = e.mappingsForLocked(cfg.Gateways)
 	e.config, e.classes = cfg, classes
 	e.setTimeoutsLocked(cfg.Timeouts)
@@ -340,6 +363,9 @@ func (e *Engine) expireLoop(ctx context.Context) {
 		case <-ticks:
 			e.expire()
 			e.sweepSome()
+			if err := e.remember(); err != nil {
+				e.log.Error().Err(err).Msg("a successor of this process will not know all connections")
+			}
 		}
 	}
 }

@@ -76,6 +76,31 @@ func (l *lane) openGateway(w *world, from int, to *flow.Mapping, v *packet.View,
 	return f, packet.None, true
 }
 
+// readopt takes the mappings of a flow that a predecessor has left, as openGateway did when it was opened. False: another has them.
+func (e *Engine) readopt(f *flow.Flow) bool {
+	outer, inner := f.Outer(), f.Inner()
+	var held []*flow.Mapping
+	take := func(proto uint8, outside [16]byte, outsidePort uint16, inside [16]byte, insidePort uint16) bool {
+		of := e.mappingsOf(outside, outsidePort)
+		if of == nil {
+			return false
+		}
+		m, err := of.Readopt(proto, inside, insidePort, outsidePort)
+		held = append(held, m)
+		return err == nil
+	}
+	ok := (inner.Src == outer.Src || take(inner.Proto, inner.Src, inner.SrcPort, outer.Src, outer.SrcPort)) &&
+		(inner.Dst == outer.Dst || take(outer.Proto, outer.Dst, outer.DstPort, inner.Dst, inner.DstPort))
+	if !ok {
+		for _, m := range held {
+			if m != nil {
+				m.Release()
+			}
+		}
+	}
+	return ok
+}
+
 func isICMP(v *packet.View) bool {
 	return v.Tuple.Proto == packet.ProtoICMP || v.Tuple.Proto == packet.ProtoICMPv6
 }

@@ -80,7 +80,7 @@ func (e *Engine) rebuildLocked() {
 		return
 	}
 	e.roster.Mark(services)
-	e.services, e.rebuilt = services, e.now()
+	e.services, e.rebuilt, e.forgotten = services, e.now(), true
 	if goneLocked(before) {
 		e.sweep = sweep{due: true}
 	}

@@ -63,20 +63,45 @@ func (m *Mappings) Acquire(proto uint8, addr [16]byte, port uint16) (*Mapping, e
 		mp.holds++
 		return mp, nil
 	}
+	p := m.pool(proto)
+	external, ok := p.pick(m.first, m.last, m.random)
+	if !ok {
+		return nil, ErrPorts
+	}
+	return m.set(p, inside, external), nil
+}
+
+// Readopt is Acquire for an endpoint that has had an external port before. It fails with ErrPorts where one of the two has
+// another by now.
+func (m *Mappings) Readopt(proto uint8, addr [16]byte, port, external uint16) (*Mapping, error) {
+	inside := endpoint{addr: addr, port: port, proto: proto}
+	p := m.pool(proto)
+	switch mp := m.byInside[inside]; {
+	case mp != nil && mp.port == external:
+		mp.holds++
+		return mp, nil
+	case mp != nil, p.byPort[external] != nil, external < m.first, external > m.last:
+		return nil, ErrPorts
+	}
+	return m.set(p, inside, external), nil
+}
+
+func (m *Mappings) pool(proto uint8) *pool {
 	p := m.pools[proto]
 	if p == nil {
 		p = &pool{byPort: map[uint16]*Mapping{}}
 		m.pools[proto] = p
 	}
-	external, ok := p.pick(m.first, m.last, m.random)
-	if !ok {
-		return nil, ErrPorts
-	}
+	return p
+}
+
+// set makes a mapping, held once.
+func (m *Mappings) set(p *pool, inside endpoint, external uint16) *Mapping {
 	mp := &Mapping{of: m, inside: inside, port: external, holds: 1}
 	p.taken[external/64] |= 1 << (external % 64)
 	p.byPort[external] = mp
 	m.byInside[inside] = mp
-	return mp, nil
+	return mp
 }
 
 // ByExternal returns the mapping of an external port, or nil. It is not held for that.

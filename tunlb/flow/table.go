@@ -11,7 +11,7 @@ var (
 	// ErrCollision: the outer tuple, or that of the answers, belongs to a flow already. The latter
 	// comes of one client port that reaches two virtual services sharing a server.
 	ErrCollision = errors.New("tuple belongs to another flow")
-	// ErrFull: the cap is reached, and every flow is assured.
+	// ErrFull: the cap is reached, and every flow is assured; or there is no memory for more.
 	ErrFull = errors.New("connection table is full")
 	// ErrPorts: no source port is free.
 	ErrPorts = errors.New("source ports are exhausted")
@@ -22,6 +22,9 @@ type Options struct {
 	Cap      int      // of flows; 0 means DefaultCap, and MaxCap is the most
 	Timeouts Timeouts // see SetTimeouts
 	Seed     uint64   // makes the source ports that are drawn the same in every run; 0 is at random
+	// Memory is where records are that are to outlive the process; nil: where the collector has them, in huge pages if
+	// there are any.
+	Memory Memory
 	// Gone is called for every flow that the table forgets (Delete, Expire, eviction), as long as the
 	// flow can be read. It must not call the table. May be nil.
 	Gone func(*Flow)
@@ -44,6 +47,7 @@ type Table struct {
 	top      uint32            // the highest ref in use so far
 	len, cap int
 	gone     func(*Flow)
+	memory   Memory // nil: the collector's
 	seed     uint64
 	stats    Stats
 }
@@ -70,6 +74,8 @@ func New(o Options) *Table {
 		cap:   min(o.Cap, MaxCap),
 		gone:  o.Gone,
 		seed:  o.Seed,
+
+		memory: o.Memory,
 	}
 	t.SetTimeouts(o.Timeouts)
 	if t.cap <= 0 {
@@ -157,6 +163,10 @@ func (t *Table) insert(outer, inner *packet.Tuple, outerHash, answerHash uint64,
 		return nil, ErrFull
 	}
 	ref := t.allocate()
+	if ref == 0 {
+		t.stats.Full++
+		return nil, ErrFull
+	}
 	f := t.record(ref)
 	*f = Flow{
 		outerSrc: outer.Src, outerDst: outer.Dst, outerSrcPort: outer.SrcPort, outerDstPort: outer.DstPort,
@@ -191,20 +201,33 @@ func initialState(proto uint8) State {
 	}
 }
 
-// allocate takes a record from the chain of free ones, else the next that was never used.
+// allocate takes a record from the chain of free ones, else the next that was never used; 0 if there is no memory.
 func (t *Table) allocate() uint32 {
 	if ref := t.free; ref != 0 {
 		t.free = t.record(ref).next
 		return ref
 	}
-	t.top++
-	if int(t.top>>slabBits) == len(t.slabs) {
-		t.slabs = append(t.slabs, t.newSlab())
+	next := t.top + 1
+	if int(next>>slabBits) == len(t.slabs) {
+		s := t.newSlab()
+		if s == nil {
+			return 0
+		}
+		t.slabs = append(t.slabs, s)
 	}
-	return t.top
+	t.top = next
+	return next
 }
 
+// newSlab returns the next one, nil if there is no memory.
 func (t *Table) newSlab() *slab {
+	if t.memory != nil {
+		b, err := t.memory.Slab(len(t.slabs))
+		if err != nil {
+			return nil
+		}
+		return slabOf(b)
+	}
 	if len(t.unused) == 0 {
 		missing := t.cap>>slabBits + 1 - len(t.slabs)
 		t.unused = more[slab](len(t.slabs), min(missing, slabsAtOnce))
