@@ -34,8 +34,10 @@ type Carrier struct {
 	socket *socket
 	batch  batch
 	known  ledger
-	todo   []int // scratch, as is the next
-	gone   []entry
+	// foreign says that the table is a predecessor's: what it carries is not in known.
+	foreign bool
+	todo    []int // scratch, as is the next
+	gone    []entry
 
 	reading sync.Mutex // guards the following; never held together with mu
 	reader  *socket
@@ -55,10 +57,10 @@ const (
 // carries nothing until Set and Add. The error wraps ErrUnavailable where the kernel or the rights do not suffice: all
 // that is needed but the interfaces is made here.
 func OpenCarrier(netnsPath string, limit int) (*Carrier, error) {
-	if limit < 1 || limit > 1<<28 {
-		return nil, fmt.Errorf("open carrier: a limit of %d connections: give 1 to %d", limit, 1<<28)
+	c, err := newCarrier(limit)
+	if err != nil {
+		return nil, fmt.Errorf("open carrier: %w", err)
 	}
-	c := &Carrier{limit: limit, opened: time.Now(), known: newLedger()}
 	if err := c.open(netnsPath); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("open carrier: %w", err)
@@ -66,24 +68,41 @@ func OpenCarrier(netnsPath string, limit int) (*Carrier, error) {
 	return c, nil
 }
 
-func (c *Carrier) open(netnsPath string) (err error) {
-	if c.socket, err = open(netnsPath); err != nil {
+func newCarrier(limit int) (*Carrier, error) {
+	if limit < 1 || limit > 1<<28 {
+		return nil, fmt.Errorf("a limit of %d connections: give 1 to %d", limit, 1<<28)
+	}
+	return &Carrier{limit: limit, opened: time.Now(), known: newLedger(), some: make([]entry, 0, inquiry)}, nil
+}
+
+// own has the carrier's table belong to a socket.
+func (c *Carrier) own(s *socket) {
+	c.socket, c.table = s, fmt.Sprintf("tunlb_carrier_%d", s.port)
+}
+
+func (c *Carrier) open(netnsPath string) error {
+	s, err := open(netnsPath)
+	if err != nil {
 		return err
 	}
+	c.own(s)
 	if c.reader, err = open(netnsPath); err != nil {
 		return err
 	}
-	c.some = make([]entry, 0, inquiry)
-	c.table = fmt.Sprintf("tunlb_carrier_%d", c.socket.port)
+	c.socket.start(&c.batch, c.table)
+	c.writeTable()
+	return c.socket.apply(&c.batch)
+}
+
+// writeTable writes all that is needed but the interfaces.
+func (c *Carrier) writeTable() {
 	b := &c.batch
-	c.socket.start(b, c.table)
 	b.ownTable()
 	for i, f := range families {
 		b.set(uint32(i+1), f.connections(c.limit))
 		b.chain(f.chain("carry"))
 		f.carry(b)
 	}
-	return c.socket.apply(b)
 }
 
 // Set replaces the interfaces by whose packets connections are carried, which includes those by which they leave. One that is
@@ -94,7 +113,11 @@ func (c *Carrier) Set(interfaces []string) error {
 	if c.socket == nil {
 		return fmt.Errorf("set interfaces: %w", os.ErrClosed)
 	}
-	there, err := c.hookedLocked()
+	var there []string
+	err := c.renewLocked()
+	if err == nil {
+		there, err = c.hookedLocked()
+	}
 	if err == nil {
 		err = c.socket.hook(&c.batch, interfaces, func(interfaces []string) { c.replaceLocked(there, interfaces) })
 	}
@@ -154,6 +177,12 @@ func (c *Carrier) Add(conns []Conn) []error {
 	errs := make([]error, len(conns))
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err := c.renewLocked(); err != nil {
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
+	}
 	for from := 0; from < len(conns); from += together {
 		to := min(from+together, len(conns))
 		c.addLocked(conns[from:to], errs[from:to])

@@ -33,14 +33,20 @@ func OpenGuard(netnsPath string) (*Guard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open guard: %w", err)
 	}
-	g := &Guard{socket: s, table: fmt.Sprintf("tunlb_guard_%d", s.port)}
-	s.start(&g.batch, g.table)
-	g.batch.ownTable()
-	if err := s.apply(&g.batch); err != nil {
+	g, err := newGuard(s)
+	if err != nil {
 		s.close()
 		return nil, fmt.Errorf("open guard: %w", err)
 	}
 	return g, nil
+}
+
+// newGuard sees to it that there is a table of the socket's. One that is there already stays as it is.
+func newGuard(s *socket) (*Guard, error) {
+	g := &Guard{socket: s, table: fmt.Sprintf("tunlb_guard_%d", s.port)}
+	s.start(&g.batch, g.table)
+	g.batch.ownTable()
+	return g, s.apply(&g.batch)
 }
 
 // Set replaces what is kept from the kernel, and at which interfaces, at once: no packet sees a part of it. After an

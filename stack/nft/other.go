@@ -16,6 +16,12 @@ type Guard struct{}
 // OpenGuard fails.
 func OpenGuard(netnsPath string) (*Guard, error) { return nil, errSystem }
 
+// AdoptGuard fails.
+func AdoptGuard(fd int) (*Guard, error) { return nil, errSystem }
+
+// Descriptor is none.
+func (g *Guard) Descriptor() (fd int, ok bool) { return -1, false }
+
 // Set fails.
 func (g *Guard) Set(interfaces []string, claim packet.Claim) error { return errSystem }
 
@@ -27,6 +33,15 @@ type Carrier struct{}
 
 // OpenCarrier fails.
 func OpenCarrier(netnsPath string, limit int) (*Carrier, error) { return nil, errSystem }
+
+// AdoptCarrier fails.
+func AdoptCarrier(fd, limit int) (*Carrier, error) { return nil, errSystem }
+
+// Descriptor is none.
+func (c *Carrier) Descriptor() (fd int, ok bool) { return -1, false }
+
+// Renew has nothing to end.
+func (c *Carrier) Renew() error { return nil }
 
 // Set fails.
 func (c *Carrier) Set(interfaces []string) error { return errSystem }

@@ -43,15 +43,20 @@ func (s *socket) open() (err error) {
 	if err := unix.Bind(s.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("bind netlink socket: %w", err)
 	}
+	// Answers without what was asked, and room for many of them. Without either it goes as well: a batch whose
+	// answers are lost is halved.
+	_ = unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+	s.widen(unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, 1<<20)
+	return s.identify()
+}
+
+// identify asks the kernel what it knows of the socket.
+func (s *socket) identify() error {
 	at, err := unix.Getsockname(s.fd)
 	if err != nil {
 		return fmt.Errorf("netlink socket: %w", err)
 	}
 	s.port = at.(*unix.SockaddrNetlink).Pid
-	// Answers without what was asked, and room for many of them. Without either it goes as well: a batch whose
-	// answers are lost is halved.
-	_ = unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
-	s.widen(unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, 1<<20)
 	s.room, err = unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 	return err
 }

@@ -16,6 +16,10 @@ type PacketConfig struct {
 	// Claim makes it a port on an interface that the machine itself uses: nothing comes in but frames for the interface's own
 	// MAC that the claim takes, and the interface is not made promiscuous. Nil: as Station says. Both is an error.
 	Claim *packet.Claim
+	// Inherited is the Descriptor of a port like this one in a predecessor, 0 is none: what has come in meanwhile is read first, and what
+	// comes in is what the predecessor has said until SetClaim is called. The descriptor is OpenPacket's; if it is of something else,
+	// it is closed.
+	Inherited int
 	// Offload is for OffloadAuto: what comes in as a super-packet is decided by
 	// the interface and not by the socket. All else is an error with the ethtool
 	// command that does it.

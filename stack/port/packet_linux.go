@@ -23,7 +23,8 @@ type packetSocket struct {
 	out       int // sends, so that no write gets the error which tells the reader that the interface went down
 	ring      *ring
 	lending   lending
-	claims    bool // it has a claim for a filter
+	claims    bool        // it has a claim for a filter
+	shared    atomic.Bool // somebody may have a duplicate of fd
 
 	deleted  bool // the reader's
 	overruns atomic.Uint64
@@ -48,10 +49,22 @@ func openPacket(cfg PacketConfig) (p Port, err error) {
 // openPacketHere opens the socket in the calling thread's network namespace. The
 // protocol is 0 until all is set: before that no frame comes in.
 func openPacketHere(cfg PacketConfig) (Port, error) {
+	if cfg.Inherited > 0 {
+		p, err := openPacketOn(cfg, cfg.Inherited)
+		if err == nil {
+			return p, nil
+		}
+		cfg.Inherited = 0 // and closed
+	}
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, explainPacket(err)
 	}
+	return openPacketOn(cfg, fd)
+}
+
+// openPacketOn makes the port of a socket, which it closes if it fails.
+func openPacketOn(cfg PacketConfig, fd int) (Port, error) {
 	ctl, err := newControl(cfg.Interface, unix.RTMGRP_LINK)
 	if err != nil {
 		unix.Close(fd)
@@ -79,6 +92,15 @@ func (s *packetSocket) prepare(cfg PacketConfig) (err error) {
 	if s.last, err = s.mtu(); err != nil {
 		return err
 	}
+	if s.out, err = openSender(); err != nil {
+		return err
+	}
+	if err := unix.Bind(s.out, &unix.SockaddrLinklayer{Ifindex: int(s.index)}); err != nil {
+		return fmt.Errorf("bind to send: %w", err)
+	}
+	if cfg.Inherited > 0 {
+		return s.adopt(cfg)
+	}
 	on := func(option int, what string) error {
 		if err := unix.SetsockoptInt(s.fd, unix.SOL_PACKET, option, 1); err != nil {
 			return fmt.Errorf("%s: %w: this takes Linux 4.20", what, err)
@@ -91,12 +113,6 @@ func (s *packetSocket) prepare(cfg PacketConfig) (err error) {
 	if err := on(unix.PACKET_IGNORE_OUTGOING, "PACKET_IGNORE_OUTGOING"); err != nil {
 		return err
 	}
-	if s.out, err = openSender(); err != nil {
-		return err
-	}
-	if err := unix.Bind(s.out, &unix.SockaddrLinklayer{Ifindex: int(s.index)}); err != nil {
-		return fmt.Errorf("bind to send: %w", err)
-	}
 	if s.ring, err = openRing(s.fd); err != nil {
 		return err
 	}
@@ -104,6 +120,32 @@ func (s *packetSocket) prepare(cfg PacketConfig) (err error) {
 		return err
 	}
 	return unix.Bind(s.fd, &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ALL), Ifindex: int(s.index)})
+}
+
+// adopt goes on with a socket as its predecessor has left it: with what is to come in, and what has.
+func (s *packetSocket) adopt(cfg PacketConfig) (err error) {
+	bound, err := unix.Getsockname(s.fd)
+	if err != nil {
+		return fmt.Errorf("inherited socket: %w", err)
+	}
+	if to, ok := bound.(*unix.SockaddrLinklayer); !ok || to.Ifindex != int(s.index) {
+		return errors.New("inherited socket: it is not on this interface")
+	}
+	// Each namespace has interfaces of the same number. Before Linux 5.14 nothing tells.
+	there, err := unix.GetsockoptUint64(s.fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if here, _ := unix.GetsockoptUint64(s.out, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err == nil && here != there {
+		return errors.New("inherited socket: it is in another network namespace")
+	}
+	unix.CloseOnExec(s.fd)
+	if s.ring, err = adoptRing(s.fd); err != nil || s.claims {
+		return err
+	}
+	return s.listen(cfg)
+}
+
+func (s *packetSocket) descriptor() (int, bool) {
+	s.shared.Store(true)
+	return s.fd, true
 }
 
 // listen says what is to come in.
@@ -214,7 +256,7 @@ func (s *packetSocket) count(st *Stats, open bool) {
 // close leaves what is lent to the reader, and with it a socket that hears nothing.
 func (s *packetSocket) close() error {
 	var err error
-	if s.lending.some() { // once the end is left to the reader the socket is not ours
+	if s.lending.some() && !s.shared.Load() { // once the end is left to the reader the socket is not ours
 		err = s.deafen()
 	}
 	if s.lending.postpone() {
@@ -233,6 +275,7 @@ func (s *packetSocket) deafen() error {
 func (s *packetSocket) release() error {
 	var err error
 	if s.ring != nil {
+		s.ring.giveBack() // a successor would take them once more
 		err = s.ring.close()
 	}
 	if s.out >= 0 {

@@ -36,7 +36,8 @@ type Port interface {
 	// it is. An error wrapping ErrDown passes when the device is set up.
 	Write(frame []byte) error
 	// Close unblocks Read and removes the device that the port made, on Linux
-	// before it returns. A second Close does nothing.
+	// before it returns, unless somebody holds a duplicate of its Descriptor. A
+	// second Close does nothing.
 	Close() error
 }
 

@@ -240,6 +240,13 @@ func (p *rawPort) closeIdle() {
 	unix.Close(p.wake)
 }
 
+func (p *rawPort) descriptor() (int, bool) {
+	if d, ok := p.endpoint.(interface{ descriptor() (int, bool) }); ok {
+		return d.descriptor()
+	}
+	return -1, false
+}
+
 func (p *rawPort) stats() Stats {
 	s := Stats{Segmented: p.segmented.Load()}
 	open := p.calls.enter()

@@ -26,8 +26,9 @@ const (
 // the other and passes none over that has not been given back. It is the reader's.
 type ring struct {
 	memory []byte
-	next   int // the slot to be filled next
-	lent   int // how many slots before it have been taken and not given back
+	next   int  // the slot to be filled next
+	lent   int  // how many slots before it have been taken and not given back
+	lost   bool // next is not known: the ring was another process's
 }
 
 func openRing(fd int) (*ring, error) {
@@ -38,6 +39,24 @@ func openRing(fd int) (*ring, error) {
 	if err := unix.SetsockoptTpacketReq(fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &request); err != nil {
 		return nil, fmt.Errorf("a ring of %d MiB: %w", blocks*blockSize>>20, err)
 	}
+	return mapRing(fd)
+}
+
+// adoptRing goes on with the ring that another process has made, and with the frames in it.
+func adoptRing(fd int) (*ring, error) {
+	version, err := unix.GetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VERSION)
+	if err != nil || version != unix.TPACKET_V2 {
+		return nil, fmt.Errorf("inherited socket: its ring has version %d: %w", version, err)
+	}
+	r, err := mapRing(fd) // of another size it can't be mapped
+	if err != nil {
+		return nil, err
+	}
+	r.lost = true
+	return r, nil
+}
+
+func mapRing(fd int) (*ring, error) {
 	memory, err := unix.Mmap(fd, 0, blocks*blockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map a ring of %d MiB: %w", blocks*blockSize>>20, err)
@@ -57,7 +76,7 @@ type slot struct {
 
 // take returns the next frame, nil if there is none. fit is false of one that is not there as a whole.
 func (r *ring) take() (frame []byte, fit bool) {
-	if r.lent == slots {
+	if r.lent == slots || r.lost && !r.find() {
 		return nil, false
 	}
 	s := r.slot(r.next)
@@ -74,6 +93,39 @@ func (r *ring) take() (frame []byte, fit bool) {
 	fit = length == int(s.header.Len) && length <= packet.EthernetLen+packet.MaxPacket
 	return memory[at : at+packet.VnetLen+length], fit
 }
+
+// find looks for the oldest frame, which the kernel has put behind a slot that it has still to fill. As long as there is none nothing
+// tells which slot that is.
+func (r *ring) find() bool {
+	for i := range slots {
+		if r.filled(i) {
+			r.next, r.lost = r.oldest(i), false
+			return true
+		}
+	}
+	return false
+}
+
+// oldest goes back from a frame to the first in its row. In a full ring that is the one that came first.
+func (r *ring) oldest(i int) int {
+	first := i
+	for range slots {
+		if i = (i + slots - 1) % slots; !r.filled(i) {
+			return (i + 1) % slots
+		}
+		if r.slot(i).came() < r.slot(first).came() {
+			first = i
+		}
+	}
+	return first
+}
+
+func (r *ring) filled(i int) bool {
+	return atomic.LoadUint32(&r.slot(i).header.Status)&unix.TP_STATUS_USER != 0
+}
+
+// came is when a frame came, in nanoseconds.
+func (s *slot) came() uint64 { return uint64(s.header.Sec)*1e9 + uint64(s.header.Nsec) }
 
 // giveBack returns all slots to the kernel.
 func (r *ring) giveBack() {

@@ -17,6 +17,9 @@ type TAPConfig struct {
 	TxQueueLen int        // frames the kernel queues for us, 0 is 5000
 	MAC        packet.MAC // of the device, which is the kernel's end; zero lets the kernel make one up
 	Bridge     string     // a bridge of that namespace to join, "" is none
+	// Inherited is as with TUNs. The MAC and the bridge are set again as well; a bridge that is not named is left alone, as
+	// somebody may have made the device a port of it by hand.
+	Inherited int
 }
 
 // OpenTAP makes a TAP device, which is down and has no address, and returns the
@@ -33,6 +36,9 @@ func OpenTAP(cfg TAPConfig) (Port, error) {
 	}
 	return p, nil
 }
+
+// Fits is nil if a descriptor is that of a TAP as c wants it, as with TUNs.
+func (c TAPConfig) Fits(fd int) error { return fits(fd, c.name(), c.NetNS, packet.LinkEthernet) }
 
 func (c TAPConfig) name() string { return cmp.Or(c.Name, "tunlb%d") }
 func (c TAPConfig) mtu() int     { return cmp.Or(c.MTU, 1500) }

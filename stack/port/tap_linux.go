@@ -26,7 +26,7 @@ func openTAP(cfg TAPConfig) (p Port, err error) {
 
 // openTAPHere makes the device in the calling thread's network namespace.
 func openTAPHere(cfg TAPConfig) (Port, error) {
-	fd, name, err := attach(cfg.name(), unix.IFF_TAP)
+	fd, name, _, err := attachOr(cfg.Inherited, cfg.name(), unix.IFF_TAP)
 	if err != nil {
 		return nil, err
 	}

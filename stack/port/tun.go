@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"runtime"
+
+	"github.com/tunlb/tunlb/stack/packet"
 )
 
 // TUNConfig describes a TUN device. The zero value is a good device.
@@ -13,6 +15,11 @@ type TUNConfig struct {
 	NetNS      string  // path of a network namespace, "" is the caller's (Linux)
 	Offload    Offload // honoured on Linux; elsewhere there is none
 	TxQueueLen int     // frames the kernel queues for us, 0 is 5000 (Linux)
+	// Inherited is the descriptor of a device that a predecessor of this process has made (Linux); 0 is none. OpenTUN closes
+	// it, or the port does. If it Fits, the port is on that device, which stays up and keeps its addresses and routes; the MTU,
+	// the queue's length and the offloads are set again, and frames that wait are read first. Otherwise a device is made as
+	// without it.
+	Inherited int
 }
 
 // OpenTUN makes a TUN device, which is down and has no address, and returns
@@ -27,6 +34,10 @@ func OpenTUN(cfg TUNConfig) (Port, error) {
 	}
 	return p, nil
 }
+
+// Fits is nil if a descriptor is that of a TUN as c wants it: of the name, in the namespace, with the header that ports read.
+// OpenTUN asks the same of Inherited.
+func (c TUNConfig) Fits(fd int) error { return fits(fd, c.name(), c.NetNS, packet.LinkIP) }
 
 func (c TUNConfig) name() string {
 	if runtime.GOOS == "darwin" {

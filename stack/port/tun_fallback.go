@@ -18,6 +18,7 @@ import (
 type fallbackPort struct {
 	*device
 	gone   func() bool // asks the system whether the device has vanished
+	fd     int         // dev's, for Descriptor; -1 where it has none
 	closed atomic.Bool
 
 	// The reader's. A Device that splits super-packets returns several
@@ -40,6 +41,7 @@ func newFallbackPort(d *device, batch int, gone func() bool) *fallbackPort {
 	p := &fallbackPort{
 		device:  d,
 		gone:    gone,
+		fd:      -1,
 		bufs:    make([][]byte, batch),
 		sizes:   make([]int, batch),
 		scratch: make([]byte, packet.VnetLen+packet.MaxPacket),
@@ -111,6 +113,8 @@ func (p *fallbackPort) Close() error {
 	}
 	return p.device.close()
 }
+
+func (p *fallbackPort) descriptor() (int, bool) { return p.fd, p.fd >= 0 }
 
 func (p *fallbackPort) stats() Stats { return Stats{Segmented: p.segmented.Load()} }
 

@@ -32,7 +32,7 @@ func openTUN(cfg TUNConfig) (p Port, err error) {
 // wireguard take it over. tun.CreateTUN is not used: it leaks the descriptor
 // when the name is refused, and goroutines when the MTU is.
 func openTUNHere(cfg TUNConfig) (Port, error) {
-	fd, name, err := attach(cfg.name(), unix.IFF_TUN)
+	fd, name, adopted, err := attachOr(cfg.Inherited, cfg.name(), unix.IFF_TUN)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func openTUNHere(cfg TUNConfig) (Port, error) {
 		return fail(err)
 	}
 	d := newDevice(dev, name, cfg.mtu(), ctl.mtu, ctl.close)
-	p, err := portOn(d, file, cfg.Offload)
+	p, err := portOn(d, file, cfg.Offload, adopted)
 	if err != nil {
 		d.close()
 		return nil, err
@@ -84,8 +84,8 @@ func fileOf(fd int, polled bool) (*os.File, error) {
 
 // portOn negotiates the offloads and makes the port that goes with them.
 // Wireguard has asked for all that the kernel has: CSUM, TSO4, TSO6, and USO
-// from Linux 6.2.
-func portOn(d *device, file *os.File, offload Offload) (Port, error) {
+// from Linux 6.2. In the queue of an adopted device super-packets may wait whatever is asked for now.
+func portOn(d *device, file *os.File, offload Offload, adopted bool) (Port, error) {
 	fd := int(file.Fd())
 	switch offload {
 	case OffloadAuto:
@@ -97,10 +97,12 @@ func portOn(d *device, file *os.File, offload Offload) (Port, error) {
 		return newRawPort(tunDevice{d, tuntap(fd)}, fd, fd, -1)
 	case OffloadOff:
 		batch := 1 // the kernel splits for us
-		if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0); err != nil {
+		if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0); err != nil || adopted {
 			batch = d.dev.BatchSize()
 		}
-		return newFallbackPort(d, batch, func() bool { return deleted(file) }), nil
+		p := newFallbackPort(d, batch, func() bool { return deleted(file) })
+		p.fd = fd
+		return p, nil
 	}
 	return nil, errOffload(offload)
 }

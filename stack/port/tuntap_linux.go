@@ -108,3 +108,5 @@ func transferred(n, _ uintptr, errno unix.Errno) (int, error) {
 func (fd tuntap) vanished() bool { return true }
 
 func (fd tuntap) count(*Stats, bool) {}
+
+func (fd tuntap) descriptor() (int, bool) { return int(fd), true }

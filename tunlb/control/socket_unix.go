@@ -3,6 +3,7 @@
 package control
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -42,6 +43,17 @@ func trusted(dir string) error {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || !info.IsDir() || st.Uid != 0 && int(st.Uid) != os.Getuid() || info.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("%s: %w: the folder is somebody else's, or others may write to it", dir, fs.ErrPermission)
+	}
+	return nil
+}
+
+// listening is nil if a descriptor is a socket that listens.
+func listening(fd int) error {
+	switch on, err := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_ACCEPTCONN); {
+	case err != nil:
+		return err
+	case on == 0:
+		return errors.New("it does not listen")
 	}
 	return nil
 }

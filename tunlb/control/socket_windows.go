@@ -1,6 +1,7 @@
 package control
 
 import (
+	"errors"
 	"io/fs"
 	"net"
 )
@@ -12,3 +13,5 @@ func listenUnix(path string, _ fs.FileMode) (net.Listener, error) { return net.L
 
 // trusted leaves it to the folder's access list.
 func trusted(string) error { return nil }
+
+func listening(int) error { return errors.New("sockets are not inherited on Windows") }
