@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -15,5 +16,7 @@ type emitter struct{ zerolog.Logger }
 
 // Emit is gVisor's log.Emitter.
 func (e emitter) Emit(_ int, _ log.Level, _ time.Time, format string, args ...any) {
-	e.Debug().Msgf("netstack: "+format, args...)
+	if e := e.Debug(); e.Enabled() { // as a field: what it says is of many kinds, and its lines are counted as one
+		e.Str("says", fmt.Sprintf(format, args...)).Msg("netstack")
+	}
 }

@@ -7,53 +7,46 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/rs/zerolog"
 
 	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/gate"
 )
 
 // api answers for a daemon; docs/openapi.yaml describes all of it.
 type api struct {
 	d        Daemon
 	log      zerolog.Logger
-	watchers chan struct{} // has one for each trace and capture
-}
-
-// maxWatchers bounds the traces and captures at a time: each takes memory, and time of every packet.
-const maxWatchers = 16
-
-// mayWatch answers itself if there are too many who look on already. Whoever may calls done at the end.
-func (a *api) mayWatch(w http.ResponseWriter) (done func(), ok bool) {
-	select {
-	case a.watchers <- struct{}{}:
-		return func() { <-a.watchers }, true
-	default:
-		fail(w, http.StatusServiceUnavailable, fmt.Errorf("%d others trace or capture already, and no more may: end one of them", maxWatchers))
-		return nil, false
-	}
+	conns    func() gate.Counts // to the socket
+	answers  byRank             // that are in memory as a whole
+	reloads  turns              // one at a time: a file takes a hundred times its size to be read
+	watchers atomic.Int32       // traces and captures
 }
 
 // routes is every call there is, by path and method.
 func (a *api) routes() map[string]map[string]http.HandlerFunc {
 	return map[string]map[string]http.HandlerFunc{
-		"/v1/status":  {http.MethodGet: a.status},
-		"/v1/conns":   {http.MethodGet: a.conns, http.MethodDelete: a.kill},
+		"/v1/status":  {http.MethodGet: a.whole(a.status)},
+		"/v1/conns":   {http.MethodGet: a.list, http.MethodDelete: a.kill},
 		"/v1/events":  {http.MethodGet: a.events},
 		"/v1/trace":   {http.MethodGet: a.trace},
 		"/v1/capture": {http.MethodGet: a.capture},
-		"/v1/explain": {http.MethodPost: a.explain},
+		"/v1/explain": {http.MethodPost: a.whole(a.explain)},
 		"/v1/servers": {http.MethodPost: a.order},
 		"/v1/reload":  {http.MethodPost: a.reload},
-		"/v1/ipvs":    {http.MethodGet: a.lvsTable, http.MethodPost: a.lvsCommand},
+		"/v1/upgrade": {http.MethodPost: a.upgrade},
+		"/v1/ipvs":    {http.MethodGet: a.whole(a.lvsTable), http.MethodPost: a.lvsCommand},
 	}
 }
 
 // newHandler is the API. http.ServeMux would find the calls as well, but refuses in plain text.
-func newHandler(d Daemon, log zerolog.Logger) http.Handler {
-	routes := (&api{d: d, log: log, watchers: make(chan struct{}, maxWatchers)}).routes()
+func newHandler(d Daemon, log zerolog.Logger, conns func() gate.Counts) http.Handler {
+	routes := (&api{d: d, log: log, conns: conns, answers: newByRank(answersAtATime), reloads: make(turns, 1)}).routes()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		methods, ok := routes[r.URL.Path]
 		if !ok {
@@ -80,7 +73,7 @@ func (a *api) status(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
-	reply(w, http.StatusOK, Status{Daemon: a.d.Info(), Status: a.d.Status()})
+	reply(w, http.StatusOK, Status{Daemon: a.d.Info(), Control: a.conns(), Status: a.d.Status()})
 }
 
 func (a *api) reload(w http.ResponseWriter, r *http.Request) {
@@ -90,7 +83,13 @@ func (a *api) reload(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
+	done, err := a.reloads.take(r.Context(), turnTime)
+	if err != nil {
+		fail(w, http.StatusServiceUnavailable, err)
+		return
+	}
 	result := a.d.Reload(r.Context(), dryRun)
+	done()
 	result.DryRun = dryRun
 	if result.Changes == nil {
 		result.Changes = []string{}
@@ -100,7 +99,11 @@ func (a *api) reload(w http.ResponseWriter, r *http.Request) {
 		code = http.StatusUnprocessableEntity
 	}
 	if !dryRun {
-		a.log.Info().Strs("changes", result.Changes).Strs("errors", result.Errors).Msg("reload asked for on the control socket")
+		var err error
+		if len(result.Errors) > 0 {
+			err = errors.New(result.Errors[0])
+		}
+		Items(a.changed(r, err), "changes", result.Changes).Msg("reload asked for on the control socket")
 	}
 	reply(w, code, result)
 }
@@ -146,6 +149,8 @@ func (a *api) order(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	events, err := a.d.Order(order)
+	a.changed(r, err).Str("service", order.Service).Str("server", order.Server).Str("do", order.Do).Int("weight", order.Weight).
+		Int("changes", len(events)).Msg("order given on the control socket")
 	if err != nil {
 		code := statusOf(err)
 		if code != http.StatusNotFound {
@@ -154,8 +159,6 @@ func (a *api) order(w http.ResponseWriter, r *http.Request) {
 		fail(w, code, err)
 		return
 	}
-	a.log.Info().Str("service", order.Service).Str("server", order.Server).Str("do", order.Do).Int("weight", order.Weight).
-		Int("changes", len(events)).Msg("asked for on the control socket")
 	if events == nil {
 		events = []tunlb.Event{}
 	}
@@ -174,9 +177,12 @@ func decode(w http.ResponseWriter, r *http.Request, into any) bool {
 		err = errors.Join(errors.New("more than one value"), err)
 	}
 	var tooLong *http.MaxBytesError
-	if errors.As(err, &tooLong) {
+	switch {
+	case errors.As(err, &tooLong):
 		fail(w, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is longer than %d bytes", maxBodyBytes))
-	} else {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		fail(w, http.StatusRequestTimeout, fmt.Errorf("the body was not there within %v", headerTimeout))
+	default:
 		fail(w, http.StatusBadRequest, fmt.Errorf("the body is not what docs/openapi.yaml asks for: %w", err))
 	}
 	return false

@@ -20,6 +20,9 @@ const (
 
 	// captureBuffer is what is sent at once while there is more to come.
 	captureBuffer = 256 << 10
+
+	// captureMemory is what waits for a capture: bursts of some 8000 packets with a snap of 192.
+	captureMemory = 8 << 20
 )
 
 // CaptureOptions say what a capture is to have. The zero value is all of every packet.
@@ -36,13 +39,15 @@ func (a *api) capture(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
-	done, ok := a.mayWatch(w)
+	done, ok := a.mayWatch(w, ranked(r))
 	if !ok {
 		return
 	}
 	defer done()
 	control := http.NewResponseController(w)
-	sub := a.d.Watch(watch.Options{Filter: o.Filter, Snap: o.Snap, Slots: capture.Slots(o.Snap), Why: true})
+	sub := a.d.Watch(watch.Options{
+		Filter: o.Filter, Snap: o.Snap, Why: true, Memory: captureMemory, Slots: min(capture.Slots(o.Snap), watch.Room(captureMemory, o.Snap)),
+	})
 	defer sub.Close()
 	w.Header().Set("Content-Type", pcapng)
 	w.Header().Set("Trailer", lostTrailer)

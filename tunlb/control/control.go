@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/gate"
+	"github.com/tunlb/tunlb/tunlb/logging"
 	"github.com/tunlb/tunlb/tunlb/watch"
 )
 
@@ -23,11 +25,15 @@ type Info struct {
 	PID     int       `json:"pid"`
 	Config  string    `json:"config"`
 	Started time.Time `json:"started"`
+	// Log counts the lines that are not in its log.
+	Log logging.Counts `json:"log"`
 }
 
 // Status is the answer of GET /v1/status.
 type Status struct {
 	Daemon Info `json:"daemon"`
+	// Control is of the connections to the control socket.
+	Control gate.Counts `json:"control"`
 	tunlb.Status
 }
 

@@ -24,21 +24,6 @@ import (
 	"github.com/tunlb/tunlb/tunlb"
 )
 
-// asPeer makes the test binary be a client of the socket that the variable names.
-const asPeer = "TUNLB_TEST_AS_PEER"
-
-func bePeer() int {
-	_, err := NewClient(os.Getenv(asPeer)).Status(context.Background())
-	fmt.Print(err)
-	switch {
-	case err == nil:
-		return 0
-	case errors.Is(err, os.ErrPermission):
-		return 3
-	}
-	return 1
-}
-
 func TestMain(m *testing.M) {
 	if os.Getenv(asPeer) != "" {
 		os.Exit(bePeer())

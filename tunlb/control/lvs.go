@@ -50,7 +50,11 @@ func (a *api) lvsCommand(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	err := a.d.LVSCommand(c)
-	a.log.Debug().Str("verb", string(c.Verb)).Stringer("service", c.Service).AnErr("error", err).Msg("ipvsadm on the control socket")
+	line := a.changed(r, err).Str("verb", string(c.Verb)).Stringer("service", c.Service)
+	if c.Server.Address.IsValid() {
+		line = line.Stringer("server", c.Server.Address).Int("weight", c.Server.Weight)
+	}
+	line.Msg("ipvsadm on the control socket")
 	var refused *ipvs.Error
 	switch {
 	case errors.As(err, &refused):

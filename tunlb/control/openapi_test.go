@@ -239,6 +239,9 @@ func TestDocumentedAnswers(t *testing.T) {
 		{"POST", "/v1/servers", `{}`, 400},
 		{"POST", "/v1/reload", "", 200},
 		{"POST", "/v1/reload?dry_run=1", "", 200},
+		{"POST", "/v1/upgrade", "", 200},
+		{"POST", "/v1/upgrade?binary=/nonexistent", "", 409},
+		{"POST", "/v1/upgrade?binary=", "", 400},
 		{"GET", "/v1/ipvs", "", 200},
 		{"POST", "/v1/ipvs", `{"verb":"flush"}`, 200},
 		{"GET", "/v1/ipvs", "", 200},
@@ -288,7 +291,7 @@ func TestDocumentedAnswers(t *testing.T) {
 func TestDocumentedFields(t *testing.T) {
 	doc := openDocument(t)
 	for name, of := range map[string]any{
-		"Status": Status{}, "Conn": Conn{}, "Event": tunlb.Event{}, "Reload": ReloadResult{}, "Error": Error{}, "ServerOrder": orderBody{},
+		"Status": Status{}, "Conn": Conn{}, "Event": tunlb.Event{}, "Reload": ReloadResult{}, "Upgrade": Upgrade{}, "Error": Error{}, "ServerOrder": orderBody{},
 		"Table": Table{}, "Command": ipvs.Command{}, "TraceLine": TraceLine{},
 		"Question": tunlb.Question{}, "Explanation": tunlb.Explanation{},
 	} {

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +12,8 @@ import (
 	"sync"
 
 	"github.com/rs/zerolog"
+
+	"github.com/tunlb/tunlb/tunlb/gate"
 )
 
 // Allow says who may use the socket besides root and the daemon's own user. The zero value adds nobody. A
@@ -101,7 +102,10 @@ func groupsOf(uid uint32) (gids []uint32) {
 }
 
 // peer is who has opened a connection, as the kernel knows them.
-type peer struct{ uid, gid uint32 }
+type peer struct {
+	uid, gid uint32
+	pid      int32 // as we see it; 0: we do not
+}
 
 // listener is a socket with those who may use it.
 type listener struct {
@@ -121,13 +125,6 @@ type guard struct {
 // maxTold bounds what is remembered of strangers.
 const maxTold = 1024
 
-// connKey is under which a request's context has its net.Conn.
-type connKey struct{}
-
-func withConn(ctx context.Context, conn net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, conn)
-}
-
 // protect puts the check before h. It is made at the first request and not when the connection comes in: the
 // user database may be slow to answer, and only the one who waits for it should wait.
 func (g *guard) protect(h http.Handler) http.Handler {
@@ -135,13 +132,14 @@ func (g *guard) protect(h http.Handler) http.Handler {
 		return h
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, _ := r.Context().Value(connKey{}).(net.Conn)
-		p, err := peerOf(conn)
+		p, err := peerOf(gate.Of(r.Context()).NetConn())
 		switch {
 		case err != nil:
+			w.Header().Set("Connection", "close") // a stranger has no use for it
 			fail(w, http.StatusForbidden, fmt.Errorf("the kernel doesn't say who asks: %w", err))
 		case !g.allow.has(p, os.Geteuid(), groupsOf):
 			g.tell(p)
+			w.Header().Set("Connection", "close")
 			fail(w, http.StatusForbidden, fmt.Errorf("user %d may not ask; root and user %d may, and whoever the daemon's file names, now users %d and groups %d: control: {users: [%d]}, or groups: [%d]",
 				p.uid, os.Geteuid(), g.allow.UIDs, g.allow.GIDs, p.uid, p.gid))
 		default:

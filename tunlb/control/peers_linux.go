@@ -3,6 +3,9 @@ package control
 import (
 	"errors"
 	"net"
+	"os"
+	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -27,5 +30,17 @@ func peerOf(conn net.Conn) (peer, error) {
 	if err = errors.Join(err, asked); err != nil {
 		return peer{}, err
 	}
-	return peer{uid: cred.Uid, gid: cred.Gid}, nil
+	return peer{uid: cred.Uid, gid: cred.Gid, pid: cred.Pid}, nil
+}
+
+// commandOf is what a process calls itself, or "" if there is none any more, or /proc does not tell.
+func commandOf(pid int32) string {
+	if pid <= 0 {
+		return ""
+	}
+	name, err := os.ReadFile("/proc/" + strconv.Itoa(int(pid)) + "/comm")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(string(name), "\n")
 }

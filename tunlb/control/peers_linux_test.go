@@ -22,8 +22,11 @@ const (
 	permissionErr = 3
 )
 
-// askAs asks for the status as another user.
-func askAs(t *testing.T, path string, uid, gid uint32) (code int, says string) {
+// peerName is what the process of another user is called.
+const peerName = "peer"
+
+// askAs asks as another user, or does something else that peerDoes can.
+func askAs(t *testing.T, path string, uid, gid uint32, does string) (code int, says string) {
 	t.Helper()
 	for dir := filepath.Dir(path); dir != "/"; dir = filepath.Dir(dir) {
 		if info, err := os.Stat(dir); err != nil || info.Mode()&0o001 == 0 {
@@ -37,12 +40,12 @@ func askAs(t *testing.T, path string, uid, gid uint32) (code int, says string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	exe := filepath.Join(filepath.Dir(path), "peer")
+	exe := filepath.Join(filepath.Dir(path), peerName)
 	if err := os.WriteFile(exe, self, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), exe)
-	cmd.Env = append(os.Environ(), asPeer+"="+path)
+	cmd.Env = append(os.Environ(), asPeer+"="+path, asPeerDoes+"="+does)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil {
@@ -77,7 +80,7 @@ func TestPeers(t *testing.T) {
 			if err := os.Chmod(path, 0o666); err != nil {
 				t.Fatal(err)
 			}
-			if code, says := askAs(t, path, test.uid, test.gid); code != test.want {
+			if code, says := askAs(t, path, test.uid, test.gid, "status"); code != test.want {
 				t.Errorf("exit %d, want %d: %s", code, test.want, says)
 			} else if code != 0 && !strings.Contains(says, fmt.Sprintf("user %d may not ask", test.uid)) {
 				t.Errorf("refused with %s", says)
@@ -106,9 +109,9 @@ func TestPeersLog(t *testing.T) {
 	var log bytes.Buffer
 	path, stop := serveFor(t, &daemon{}, Allow{UIDs: []uint32{1}}, zerolog.New(&log))
 	for range 3 {
-		askAs(t, path, stranger, strangers)
+		askAs(t, path, stranger, strangers, "drain")
 	}
-	askAs(t, path, stranger+1, strangers)
+	askAs(t, path, stranger+1, strangers, "status")
 	stop()
 	if n := strings.Count(log.String(), "refused"); n != 2 {
 		t.Errorf("%d lines for two strangers:\n%s", n, &log)
@@ -129,13 +132,13 @@ func TestAllow(t *testing.T) {
 		p     peer
 		want  bool
 	}{
-		{Allow{}, peer{0, 5}, true},
-		{Allow{}, peer{self, 5}, true},
-		{Allow{}, peer{stranger, 0}, false},
-		{Allow{GIDs: []uint32{strangersToo}}, peer{stranger, 5}, true},
-		{Allow{GIDs: []uint32{strangersToo}}, peer{stranger + 1, 5}, false},
-		{Allow{GIDs: []uint32{5}}, peer{stranger + 1, 5}, true},
-		{Allow{UIDs: []uint32{100}}, peer{stranger, 100}, false},
+		{Allow{}, peer{uid: 0, gid: 5}, true},
+		{Allow{}, peer{uid: self, gid: 5}, true},
+		{Allow{}, peer{uid: stranger, gid: 0}, false},
+		{Allow{GIDs: []uint32{strangersToo}}, peer{uid: stranger, gid: 5}, true},
+		{Allow{GIDs: []uint32{strangersToo}}, peer{uid: stranger + 1, gid: 5}, false},
+		{Allow{GIDs: []uint32{5}}, peer{uid: stranger + 1, gid: 5}, true},
+		{Allow{UIDs: []uint32{100}}, peer{uid: stranger, gid: 100}, false},
 	} {
 		if got := test.allow.has(test.p, self, groups); got != test.want {
 			t.Errorf("%+v has %+v: %v", test.allow, test.p, got)

@@ -11,7 +11,7 @@ import (
 // ndjson is one JSON object a line, so that neither side holds them all.
 const ndjson = "application/x-ndjson"
 
-func (a *api) conns(w http.ResponseWriter, r *http.Request) {
+func (a *api) list(w http.ResponseWriter, r *http.Request) {
 	q, err := parameters(r, filterParameters("limit")...)
 	filter, limit := q.filter(&err), q.number("limit", -1, &err)
 	if err != nil {
@@ -63,7 +63,11 @@ func (a *api) kill(w http.ResponseWriter, r *http.Request) {
 			return err == nil && r.Context().Err() == nil
 		})
 	}
-	a.log.Info().Str("query", r.URL.RawQuery).Int("killed", killed).AnErr("error", err).Msg("kill asked for on the control socket")
+	without := err
+	if killed > 0 {
+		without = nil // something has changed before it
+	}
+	a.changed(r, without).Str("query", r.URL.RawQuery).Int("killed", killed).Msg("kill asked for on the control socket")
 	if err != nil {
 		fail(w, statusOf(err), err)
 		return

@@ -21,6 +21,9 @@ type TraceLine struct {
 	Lost uint64 `json:"lost"`
 }
 
+// watchMemory is what waits for one who looks on, until more is lost.
+const watchMemory = 4 << 20
+
 // trace ends when the client goes away or the daemon ends.
 func (a *api) trace(w http.ResponseWriter, r *http.Request) {
 	q, err := parameters(r, "filter", "why", "snap")
@@ -35,11 +38,12 @@ func (a *api) trace(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
-	done, ok := a.mayWatch(w)
+	done, ok := a.mayWatch(w, ranked(r))
 	if !ok {
 		return
 	}
 	defer done()
+	o.Memory = watchMemory
 	sub := a.d.Watch(o)
 	defer sub.Close()
 	w.Header().Set("Content-Type", ndjson)

@@ -46,16 +46,19 @@ func record(n uint64) *watch.Record {
 // watched is a daemon whose packets the test makes.
 type watched struct {
 	daemon
-	subs chan *watch.Subscription
-	ends chan *watch.Subscription
+	subs  chan *watch.Subscription
+	ends  chan *watch.Subscription
+	slots int // of each; 0: what is asked for
 }
 
 func newWatched() *watched {
-	return &watched{subs: make(chan *watch.Subscription, 1), ends: make(chan *watch.Subscription, 1)}
+	return &watched{subs: make(chan *watch.Subscription, 1), ends: make(chan *watch.Subscription, 1), slots: 8}
 }
 
 func (d *watched) Watch(o watch.Options) *watch.Subscription {
-	o.Slots = 8
+	if d.slots > 0 {
+		o.Slots = d.slots
+	}
 	s := watch.NewSubscription(o, func(s *watch.Subscription) { d.ends <- s })
 	d.subs <- s
 	return s

@@ -46,7 +46,8 @@ metrics:
 
 tunlb answers at `+"`/metrics`"+` there, in Prometheus' text format, OpenMetrics or protobuf. There is no password: an address
 that others reach shows them the names and addresses of services and servers. %d scrapes at once are served, and 64
-connections; a scrape that takes longer than %v is given up. A reload moves the endpoint; if the new address cannot be had,
+connections, 32 of one address, of which the longest idle one makes room for a new one; a scrape that takes longer than %v is given up,
+and so is an answer of which 64 KiB are not read within 10 s. A reload moves the endpoint; if the new address cannot be had,
 the reload is refused and the old one stays.
 
 A scrape is one snapshot of what `+"`tunlb status`"+` shows. Nothing is reset by a scrape, by `+"`ipvsadm -Z`"+` or by a reload, only by a

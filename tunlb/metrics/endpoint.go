@@ -9,22 +9,26 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/tunlb/tunlb/tunlb/gate"
 )
 
-// Bounds of what a stranger can ask of the endpoint. More scrapes at once than inFlight are refused with 503, more
-// connections than maxConns are closed.
+// Bounds of what a stranger can ask of the endpoint. More scrapes at once than inFlight are refused with 503, and more answers
+// that are being read than maxAnswers. Of connections beyond maxConns, or beyond maxConnsOne of an address, the one that
+// has been idle for longest ends.
 const (
 	inFlight      = 4
+	maxAnswers    = 8
 	maxConns      = 64
+	maxConnsOne   = 32
 	scrapeTimeout = 10 * time.Second
+	stallTime     = 10 * time.Second
 	readTimeout   = 5 * time.Second
 	idleTimeout   = 2 * time.Minute // above Prometheus' usual interval
 	maxHeader     = 16 << 10
@@ -52,7 +56,7 @@ func NewHandler(source Source, o Options) http.Handler {
 
 // Endpoint is a listening HTTP server of metrics. Make it with Listen; Close it after use, also without Serve.
 type Endpoint struct {
-	listener *limited
+	listener *gate.Gate
 	server   http.Server
 }
 
@@ -77,9 +81,9 @@ func Listen(address string, h http.Handler) (*Endpoint, error) {
 		}
 	}
 	return &Endpoint{
-		listener: &limited{Listener: l},
+		listener: gate.New(l, gate.Options{Most: maxConns, Each: maxConnsOne, Stall: stallTime, Who: callerOf}),
 		server: http.Server{
-			Handler: h, ReadTimeout: readTimeout, ReadHeaderTimeout: readTimeout,
+			Handler: few(h), ReadTimeout: readTimeout, ReadHeaderTimeout: readTimeout,
 			WriteTimeout: 2 * scrapeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		},
 	}, nil
@@ -90,7 +94,10 @@ func (e *Endpoint) Address() string { return e.listener.Addr().String() }
 
 // Serve answers until Close, which is no error.
 func (e *Endpoint) Serve() error {
-	if err := e.server.Serve(e.listener); !errors.Is(err, http.ErrServerClosed) {
+	refuse := func(w http.ResponseWriter, _ gate.Why) {
+		http.Error(w, "too many connections", http.StatusServiceUnavailable)
+	}
+	if err := e.listener.Serve(&e.server, refuse); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("metrics: %w", err)
 	}
 	return nil
@@ -98,11 +105,30 @@ func (e *Endpoint) Serve() error {
 
 // Close ends Serve and all connections. Idempotent.
 func (e *Endpoint) Close() error {
-	err := e.server.Close()
-	if lerr := e.listener.Close(); !errors.Is(lerr, net.ErrClosed) { // one that was never served is the server's no concern
-		err = errors.Join(err, lerr)
+	return errors.Join(e.server.Close(), e.listener.Close()) // a listener that was never served is the server's no concern
+}
+
+// callerOf counts connections by address, but those to a Unix socket together.
+func callerOf(conn net.Conn) gate.Caller {
+	host, _, err := net.SplitHostPort(conn.RemoteAddr().String())
+	if err != nil {
+		host = ""
 	}
-	return err
+	return gate.Caller{Name: host}
+}
+
+// few bounds the answers that are in memory.
+func few(h http.Handler) http.Handler {
+	answers := make(chan struct{}, maxAnswers)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case answers <- struct{}{}:
+			defer func() { <-answers }()
+			h.ServeHTTP(w, r)
+		default:
+			http.Error(w, "too many scrapes at a time", http.StatusServiceUnavailable)
+		}
+	})
 }
 
 // remedy is what to do about an address that cannot be had.
@@ -138,37 +164,4 @@ func removeStale(path string) {
 	} else if errors.Is(err, syscall.ECONNREFUSED) {
 		os.Remove(path)
 	}
-}
-
-// limited closes connections beyond maxConns at once: who opens many of them must not take the descriptors of
-// the whole process.
-type limited struct {
-	net.Listener
-	open atomic.Int64
-}
-
-func (l *limited) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if l.open.Add(1) <= maxConns {
-			return &counted{Conn: conn, of: l}, nil
-		}
-		l.open.Add(-1)
-		conn.Close()
-	}
-}
-
-// counted is a connection that is taken off the count when it is closed.
-type counted struct {
-	net.Conn
-	of   *limited
-	once sync.Once
-}
-
-func (c *counted) Close() error {
-	c.once.Do(func() { c.of.open.Add(-1) })
-	return c.Conn.Close()
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -184,7 +185,7 @@ func TestInFlight(t *testing.T) {
 	wg.Wait()
 }
 
-// TestManyConnections: those beyond the limit are closed, and there is room again when others have gone.
+// TestManyConnections: whoever comes when there are as many as may be gets an answer, and one that has been idle goes.
 func TestManyConnections(t *testing.T) {
 	e := start(t, "127.0.0.1:0", full())
 	var conns []net.Conn
@@ -193,32 +194,43 @@ func TestManyConnections(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { conn.Close() })
 		conns = append(conns, conn)
 		conn.SetDeadline(time.Now().Add(10 * time.Second))
 		return conn
 	}
-	answers := func(conn net.Conn) bool {
+	for range maxConnsOne + 10 {
+		conn := dial()
 		fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-		line, _ := bufio.NewReader(conn).ReadString('\n')
-		return strings.Contains(line, "200")
-	}
-	for range maxConns {
-		if !answers(dial()) {
-			t.Fatal("refused too early")
+		if line, err := bufio.NewReader(conn).ReadString('\n'); !strings.Contains(line, "200") {
+			t.Fatalf("connection %d: %q, %v", len(conns), line, err)
 		}
 	}
-	if answers(dial()) {
-		t.Errorf("connection %d is served", maxConns+1)
+	if n := e.listener.Counts(); n.Open != maxConnsOne || n.Cut["idle"] != 10 {
+		t.Errorf("%+v, want %d open and 10 idle ones cut", n, maxConnsOne)
 	}
-	for _, conn := range conns {
-		conn.Close()
+	io.Copy(io.Discard, conns[0]) // ends, since it was closed
+}
+
+// TestManyAnswers: so many wait to be read, and no more.
+func TestManyAnswers(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	h := few(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		entered <- struct{}{}
+		<-release
+	}))
+	var wg sync.WaitGroup
+	for range maxAnswers {
+		wg.Go(func() { h.ServeHTTP(httptest.NewRecorder(), nil) })
+		<-entered
 	}
-	for deadline := time.Now().Add(10 * time.Second); !answers(dial()); {
-		if time.Now().After(deadline) {
-			t.Fatal("no room again")
-		}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, nil)
+	if w.Code != http.StatusServiceUnavailable {
+		t.Errorf("status %d, want 503", w.Code)
 	}
-	conns[len(conns)-1].Close()
+	close(release)
+	wg.Wait()
 }
 
 // TestFamilies: all addresses of IPv4 are no addresses of IPv6.
