@@ -330,6 +330,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	<-ctx.Done()
 	e.Close()
 	wg.Wait()
+	e.rememberOrLog() // the last words
 	close(failed)
 	return <-failed
 }
@@ -363,9 +364,7 @@ func (e *Engine) expireLoop(ctx context.Context) {
 		case <-ticks:
 			e.expire()
 			e.sweepSome()
-			if err := e.remember(); err != nil {
-				e.log.Error().Err(err).Msg("a successor of this process will not know all connections")
-			}
+			e.rememberOrLog()
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package tunlb
 
 import (
+	"container/list"
+
 	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/tunlb/flow"
 	"github.com/tunlb/tunlb/tunlb/watch"
@@ -8,10 +10,16 @@ import (
 
 // Fragments are not reassembled: only the first of a datagram carries ports, so its verdict is kept
 // for the others, which need their addresses edited and no more. Those that come before the first
-// wait for it. Memory is bounded, the oldest datagram gives way (RFC 1858, 3128, 5722, 8200 4.5).
+// wait for it (RFC 1858, 3128, 5722, 8200 4.5).
+//
+// Memory is bounded, and so is what one source has of it: its own oldest datagram gives way. If all of it is in use, it is
+// the oldest of those that wait for their first or of those that have seen it, whichever have more: so a flood of one
+// kind, from sources made up, leaves half to the others.
 const (
-	maxDatagrams     = 4096
-	maxParkedBytes   = 4 << 20
+	maxParkedBytes   = 4 << 20             // of all datagrams, what is known of them included
+	maxSourceBytes   = maxParkedBytes / 16 // of one source; four datagrams of the greatest length
+	datagramBytes    = 1 << 10             // what one without parked fragments takes, at most
+	maxDatagrams     = maxParkedBytes / datagramBytes
 	maxPieces        = 64                // a 65535-byte datagram over a 1280-byte link has 53
 	datagramLifetime = flow.Tick(30_000) // ms, as Linux's ipfrag_time
 )
@@ -28,8 +36,29 @@ type datagramKey struct {
 // piece is one fragment's payload, [from, to) in bytes.
 type piece struct{ from, to int32 }
 
+// sourceKey is who sends fragments: an IPv4 address, or what one IPv6 host has (its /64).
+type sourceKey struct {
+	src  [16]byte
+	lane uint8
+}
+
+func (k *datagramKey) source() sourceKey {
+	s := sourceKey{src: k.src, lane: k.lane}
+	if !packet.Addr(k.src).Is4() {
+		clear(s.src[8:])
+	}
+	return s
+}
+
+// origin is what one source has in flight.
+type origin struct {
+	held  int       // bytes
+	order list.List // of *datagram, the oldest first
+}
+
 // datagram is what is known of one fragmented datagram.
 type datagram struct {
+	key     datagramKey
 	verdict verdict
 	decided bool // verdict is valid
 	bad     bool // overlapping: nothing more of it is let through
@@ -37,44 +66,95 @@ type datagram struct {
 	covered int32
 	total   int32 // 0 until the last fragment is seen
 	parked  [][]byte
+	held    int // bytes, of which datagramBytes for itself
 	expires flow.Tick
 	of      *watch.Record // where the first belongs; nil unless somebody looks on
+
+	source       *origin
+	inAll, inOwn *list.Element // where it is in its kind's order and in its source's
 }
 
 // fragments are the datagrams in flight. Guarded by the engine's lock.
 type fragments struct {
-	byKey  map[datagramKey]*datagram
-	queue  []queued                                        // in order of arrival, hence of expiry; may name datagrams that are complete
-	parked int                                             // bytes
-	lost   func(r packet.Reason, lane uint8, frame []byte) // told of every parked fragment that is given up
+	byKey    map[datagramKey]*datagram
+	bySource map[sourceKey]*origin
+	kinds    [2]kind                                         // those that wait for their first, and those that have seen it
+	parked   int                                             // bytes of fragments that wait
+	lost     func(r packet.Reason, lane uint8, frame []byte) // told of every parked fragment that is given up
 }
 
-// queued names a datagram in the queue; the pointer tells it from a later one with the same key.
-type queued struct {
-	key      datagramKey
-	datagram *datagram
+// kind is a list of datagrams, the oldest first, and what they hold.
+type kind struct {
+	held  int
+	order list.List
 }
 
 func newFragments(lost func(r packet.Reason, lane uint8, frame []byte)) *fragments {
-	return &fragments{byKey: map[datagramKey]*datagram{}, lost: lost}
+	return &fragments{byKey: map[datagramKey]*datagram{}, bySource: map[sourceKey]*origin{}, lost: lost}
+}
+
+func (fs *fragments) kindOf(d *datagram) *kind {
+	if d.decided {
+		return &fs.kinds[1]
+	}
+	return &fs.kinds[0]
 }
 
 // admit records a fragment and returns its datagram.
-func (fs *fragments) admit(lane uint8, v *packet.View, now flow.Tick) (datagramKey, *datagram, packet.Reason) {
+func (fs *fragments) admit(lane uint8, v *packet.View, now flow.Tick) (*datagram, packet.Reason) {
 	key := datagramKey{src: v.Tuple.Src, dst: v.Tuple.Dst, id: v.FragID, lane: lane}
 	if !v.Is6 {
 		key.proto = v.Tuple.Proto
 	}
 	d := fs.byKey[key]
 	if d == nil {
-		for len(fs.queue) >= maxDatagrams {
-			fs.giveUpOldest(packet.FragmentLimit)
-		}
-		d = &datagram{expires: now + datagramLifetime}
-		fs.byKey[key] = d
-		fs.queue = append(fs.queue, queued{key, d})
+		fs.makeRoom(fs.bySource[key.source()], datagramBytes, nil)
+		d = &datagram{key: key, expires: now + datagramLifetime}
+		fs.enter(d)
 	}
-	return key, d, d.add(v)
+	return d, d.add(v)
+}
+
+// enter adds a datagram, for which there is room.
+func (fs *fragments) enter(d *datagram) {
+	s := fs.bySource[d.key.source()]
+	if s == nil {
+		s = &origin{}
+		fs.bySource[d.key.source()] = s
+	}
+	k := fs.kindOf(d)
+	d.source, d.inAll, d.inOwn = s, k.order.PushBack(d), s.order.PushBack(d)
+	fs.byKey[d.key] = d
+	fs.charge(d, datagramBytes)
+}
+
+func (fs *fragments) charge(d *datagram, n int) {
+	d.held += n
+	d.source.held += n
+	fs.kindOf(d).held += n
+}
+
+// makeRoom gives up datagrams until there is room for n bytes more of a source, which is nil if it is new. It is false if
+// that would have to be d.
+func (fs *fragments) makeRoom(s *origin, n int, d *datagram) bool {
+	for {
+		var oldest *list.Element
+		switch {
+		case s != nil && s.held+n > maxSourceBytes:
+			oldest = s.order.Front()
+		case fs.kinds[0].held+fs.kinds[1].held+n <= maxParkedBytes:
+			return true
+		case fs.kinds[0].held > fs.kinds[1].held:
+			oldest = fs.kinds[0].order.Front()
+		default:
+			oldest = fs.kinds[1].order.Front()
+		}
+		give := oldest.Value.(*datagram)
+		if give == d {
+			return false
+		}
+		fs.giveUp(give, packet.FragmentLimit)
+	}
 }
 
 // add checks the fragment against those seen. After an overlap the rest of the datagram is refused.
@@ -109,19 +189,39 @@ func (d *datagram) complete() bool { return d.total != 0 && d.covered == d.total
 
 // park keeps a copy of a fragment that came before its first.
 func (fs *fragments) park(d *datagram, frame []byte) packet.Reason {
-	for fs.parked+len(frame) > maxParkedBytes {
-		if fs.queue[0].datagram == d {
-			return packet.FragmentLimit
-		}
-		fs.giveUpOldest(packet.FragmentLimit)
+	parked := append([]byte(nil), frame...)
+	if !fs.makeRoom(d.source, cap(parked), d) {
+		return packet.FragmentLimit
 	}
-	fs.parked += len(frame)
-	d.parked = append(d.parked, append([]byte(nil), frame...))
+	fs.charge(d, cap(parked))
+	fs.parked += len(parked)
+	d.parked = append(d.parked, parked)
 	return packet.None
 }
 
-// forget removes a datagram that is complete.
-func (fs *fragments) forget(key datagramKey) { delete(fs.byKey, key) }
+// decide notes that the first fragment has come, and takes what has waited for it.
+func (fs *fragments) decide(d *datagram, out verdict, of *watch.Record) [][]byte {
+	parked := fs.take(d)
+	k := fs.kindOf(d)
+	k.order.Remove(d.inAll)
+	k.held -= d.held
+	d.verdict, d.decided, d.of = out, true, of
+	k = fs.kindOf(d)
+	d.inAll = k.order.PushBack(d)
+	k.held += d.held
+	return parked
+}
+
+// forget removes a datagram, which has nothing parked.
+func (fs *fragments) forget(d *datagram) {
+	fs.charge(d, -d.held)
+	fs.kindOf(d).order.Remove(d.inAll)
+	d.source.order.Remove(d.inOwn)
+	if d.source.order.Len() == 0 {
+		delete(fs.bySource, d.key.source())
+	}
+	delete(fs.byKey, d.key)
+}
 
 // take empties a datagram's parked fragments.
 func (fs *fragments) take(d *datagram) [][]byte {
@@ -129,40 +229,42 @@ func (fs *fragments) take(d *datagram) [][]byte {
 	d.parked = nil
 	for _, frame := range parked {
 		fs.parked -= len(frame)
+		fs.charge(d, -cap(frame))
 	}
 	return parked
 }
 
-// giveUpOldest forgets the datagram that has been in the queue the longest.
-func (fs *fragments) giveUpOldest(r packet.Reason) {
-	oldest := fs.queue[0]
-	fs.queue = fs.queue[1:]
-	for _, frame := range fs.take(oldest.datagram) {
-		fs.lost(r, oldest.key.lane, frame)
+// giveUp forgets a datagram that is not complete.
+func (fs *fragments) giveUp(d *datagram, r packet.Reason) {
+	for _, frame := range fs.take(d) {
+		fs.lost(r, d.key.lane, frame)
 	}
-	if fs.byKey[oldest.key] == oldest.datagram {
-		fs.forget(oldest.key)
-	}
+	fs.forget(d)
 }
 
 // expire forgets datagrams that were not completed in time.
 func (fs *fragments) expire(now flow.Tick) {
-	for len(fs.queue) > 0 && int32(now-fs.queue[0].datagram.expires) >= 0 {
-		fs.giveUpOldest(packet.FragmentTimeout)
+	for i := range fs.kinds {
+		for {
+			oldest := fs.kinds[i].order.Front()
+			if oldest == nil || now.Sub(oldest.Value.(*datagram).expires) < 0 {
+				break
+			}
+			fs.giveUp(oldest.Value.(*datagram), packet.FragmentTimeout)
+		}
 	}
 }
 
 // firstFragment keeps the verdict that decide has just made and sends what waited for it.
 func (l *lane) firstFragment(v *packet.View, now flow.Tick) packet.Reason {
 	fs := l.engine.fragments
-	key, d, r := fs.admit(l.id, v, now)
+	d, r := fs.admit(l.id, v, now)
 	if r != packet.None {
 		return r
 	}
-	d.verdict, d.decided, d.of = l.out, true, l.witness.identity()
-	l.waiting = fs.take(d)
+	l.waiting = fs.decide(d, l.out, l.witness.identity())
 	if d.complete() {
-		fs.forget(key)
+		fs.forget(d)
 	}
 	return packet.None
 }
@@ -170,7 +272,7 @@ func (l *lane) firstFragment(v *packet.View, now flow.Tick) packet.Reason {
 // laterFragment gives a fragment the verdict of its first, or has it wait.
 func (l *lane) laterFragment(v *packet.View, now flow.Tick) packet.Reason {
 	fs := l.engine.fragments
-	key, d, r := fs.admit(l.id, v, now)
+	d, r := fs.admit(l.id, v, now)
 	switch {
 	case r != packet.None:
 		return r
@@ -181,7 +283,7 @@ func (l *lane) laterFragment(v *packet.View, now flow.Tick) packet.Reason {
 	l.out = d.verdict
 	l.witness.like(d.of)
 	if d.complete() {
-		fs.forget(key)
+		fs.forget(d)
 	}
 	return packet.None
 }

@@ -2,6 +2,7 @@ package tunlb
 
 import (
 	"bytes"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -103,7 +104,7 @@ func TestFragmentAbuse(t *testing.T) {
 		if got := r.e.drops[packet.FragmentTimeout].Load(); got != 20 {
 			t.Errorf("%d pieces timed out, want 20", got)
 		}
-		if r.e.fragments.parked != 0 || len(r.e.fragments.byKey) != 0 || len(r.e.fragments.queue) != 0 {
+		if fs := r.e.fragments; fs.parked != 0 || len(fs.byKey) != 0 || len(fs.bySource) != 0 || fs.kinds[0].held != 0 || fs.kinds[1].held != 0 {
 			t.Errorf("left behind: %d bytes, %d datagrams", r.e.fragments.parked, len(r.e.fragments.byKey))
 		}
 
@@ -119,6 +120,62 @@ func TestFragmentAbuse(t *testing.T) {
 		}
 		if r.e.drops[packet.FragmentLimit].Load() == 0 {
 			t.Error("nothing was counted as beyond the limit")
+		}
+	})
+}
+
+// TestFragmentShares: whoever floods with fragments gives way to himself; one who makes up his sources leaves half to those
+// who send the other kind. Datagrams of others get through meanwhile, whatever order their pieces come in.
+func TestFragmentShares(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		client, vip := at(f.client, 40000), at(f.vip, 53)
+		honest := pt.Fragments(t, pt.UDP(t, client, vip, pt.PayloadLen(4000)), 1500, 7)
+		first := func(src netip.Addr, id uint32) []byte {
+			return pt.Raw(t, packet.ProtoUDP, src, f.vip, pt.Fragment(id, 0, true), pt.Payload(append([]byte{0x9c, 0x40, 0, 53, 0x0f, 0xa0, 0, 0}, make([]byte, 800)...)))
+		}
+		later := func(src netip.Addr, id uint32) []byte {
+			return pt.Raw(t, packet.ProtoUDP, src, f.vip, pt.Fragment(id, 8000, true), pt.PayloadLen(1400))
+		}
+		from := func(i uint32) netip.Addr { // another network each
+			if f.name == "v4" {
+				return netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)})
+			}
+			a := f.outside.As16()
+			a[6], a[7] = byte(i>>8), byte(i)
+			return netip.AddrFrom16(a)
+		}
+		one := func(uint32) netip.Addr { return from(7) }
+		for _, c := range []struct {
+			name  string
+			piece func(src netip.Addr, id uint32) []byte
+			src   func(i uint32) netip.Addr
+			early bool // the honest one's first piece comes early, else late
+		}{
+			{"later pieces of one source", later, one, false}, {"later pieces of one source", later, one, true}, {"first pieces of one source", first, one, false},
+			{"later pieces of anybody", later, from, true}, {"first pieces of anybody", first, from, false},
+		} {
+			r := newBox(t, func(o *Options, _ *Config) { o.MaxFlows = 100_000 })
+			r.watched.Close()
+			order := []int{1, 0, 2}
+			if c.early {
+				order = []int{0, 1, 2}
+			}
+			left := len(r.send(0, 0, honest[order[0]]))
+			for i := range uint32(3 * maxDatagrams) {
+				r.send(0, 0, c.piece(c.src(i), i))
+				if fs := r.e.fragments; fs.kinds[0].held+fs.kinds[1].held > maxParkedBytes {
+					t.Fatalf("%s: %d bytes are held", c.name, fs.kinds[0].held+fs.kinds[1].held)
+				}
+			}
+			for _, i := range order[1:] {
+				left += len(r.send(0, 0, honest[i]))
+			}
+			if left != 3 {
+				t.Errorf("%s: of an honest datagram %d pieces have left, want 3", c.name, left)
+			}
+			if r.e.drops[packet.FragmentLimit].Load() == 0 && r.e.fragments.kinds[1].held < maxParkedBytes/16-datagramBytes {
+				t.Errorf("%s: the flood has met no limit", c.name)
+			}
 		}
 	})
 }

@@ -77,6 +77,13 @@ func (h *hops) take(settled func(*hopPacket) bool) (out []hopPacket, more bool) 
 	return out, len(h.waiting) > 0
 }
 
+// Waiting is how many packets wait for a next hop behind the box's interfaces.
+func (e *Engine) Waiting() int {
+	e.hops.mu.Lock()
+	defer e.hops.mu.Unlock()
+	return len(e.hops.waiting)
+}
+
 // hopLoop sends what has waited until ctx ends.
 func (e *Engine) hopLoop(ctx context.Context) {
 	from := &sender{tx: make([]traffic, len(e.lanes))} // counted by the lane that brought the packet

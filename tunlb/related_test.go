@@ -2,6 +2,7 @@ package tunlb
 
 import (
 	"testing"
+	"time"
 
 	"github.com/tunlb/tunlb/stack/packet"
 	pt "github.com/tunlb/tunlb/stack/packet/packettest"
@@ -144,5 +145,85 @@ func TestBigWithoutDF(t *testing.T) {
 	r.one(0, 1, pt.TCP(t, client, vip, syn))
 	if n := len(r.send(0, 1, pt.TCP(t, client, vip, ack(), pt.PayloadLen(4*1420), pt.GSO(1420)))); n != 8 {
 		t.Errorf("%d packets left, want 4 segments in 2 fragments each; drops: %v", n, r.e.Drops())
+	}
+}
+
+// TestSpoofedErrors: an error about a segment that is not in flight, or that tells of an MTU which no path has, goes nowhere.
+func TestSpoofedErrors(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r := newBox(t)
+		client, vip, rs := at(f.client, 40000), at(f.vip, 80), at(f.rs1, 8080)
+		r.one(0, 0, pt.TCP(t, client, vip, syn, pt.Seq(1000)))
+		r.one(0, 0, pt.TCP(t, rs, client, pt.Flags(packet.TCPSyn|packet.TCPAck), pt.Seq(5000), pt.Ack(1001)))
+		r.one(0, 0, pt.TCP(t, client, vip, ack(), pt.Seq(1001), pt.Ack(5001)))
+		for seq := uint32(5001); seq < 9001; seq += 1000 {
+			r.one(0, 0, pt.TCP(t, rs, client, ack(), pt.Seq(seq), pt.Ack(1001), pt.PayloadLen(1000)))
+		}
+		r.one(0, 0, pt.TCP(t, client, vip, ack(), pt.Seq(1001), pt.Ack(6001)))
+		tooBig := func(seq, mtu uint32) []byte {
+			quoted := pt.TCP(t, vip, client, ack(), pt.Seq(seq), pt.Ack(1001), pt.PayloadLen(1000))
+			return pt.ICMPError(t, f.outside, f.vip, f.icmpBig, f.codeBig, quoted, pt.NextMTU(mtu), pt.QuoteLen(8+len(quoted)-packet.VnetLen-1020))
+		}
+		least := uint32(leastMTU(f.name == "v6"))
+		pt.Check(t, r.one(0, 0, tooBig(6001, 1300)), pt.HasMTU(1300), pt.Quoted(pt.SrcDst(rs, client)))
+		pt.Check(t, r.one(0, 0, tooBig(8001, least)), pt.HasMTU(least))
+		for _, seq := range []uint32{6000, 9002, 9001 + 1<<31, 77} {
+			r.dropped(0, tooBig(seq, 1300), packet.BlindICMP)
+		}
+		for _, mtu := range []uint32{0, 68, least - 1} {
+			r.dropped(0, tooBig(8001, mtu), packet.SmallMTU)
+		}
+		// About the client's segments, from the server's side.
+		unreachable := func(seq uint32) []byte {
+			return pt.Unreachable(t, f.rs1, f.client, pt.TCP(t, client, rs, ack(), pt.Seq(seq), pt.Ack(6001)))
+		}
+		pt.Check(t, r.one(0, 0, unreachable(1001)), pt.SrcDst(at(f.vip, 0), at(f.client, 0)))
+		r.dropped(0, unreachable(1002), packet.BlindICMP)
+		// About nobody's connection, of the service and of the gateway's; a port of nobody's is the host's to judge.
+		r.dropped(0, pt.ICMPError(t, f.outside, f.vip, f.icmpBig, f.codeBig, pt.TCP(t, vip, at(f.other, 1), ack()), pt.NextMTU(1300)), packet.ICMPUnmatched)
+		r.dropped(0, pt.Unreachable(t, f.outside, f.other, pt.TCP(t, at(f.other, 1), vip, ack())), packet.ICMPUnmatched)
+	})
+}
+
+// TestSpoofedErrorsDirect: likewise where only the client's side is seen.
+func TestSpoofedErrorsDirect(t *testing.T) {
+	eachLAN(t, func(t *testing.T, n lan) {
+		r := newOneArm(t)
+		client, vip := at(n.client, 40000), at(n.vip, 80)
+		r.one(0, 0, from(macClient, pt.TCP(t, client, vip, syn, pt.Seq(1000))))
+		r.one(0, 0, from(macClient, pt.TCP(t, client, vip, ack(), pt.Seq(1001), pt.Ack(5001))))
+		r.one(0, 0, from(macClient, pt.TCP(t, client, vip, ack(), pt.Seq(1001), pt.Ack(9001))))
+		typ, code := uint8(3), uint8(4)
+		if n.name == "v6" {
+			typ, code = 2, 0
+		}
+		tooBig := func(seq uint32) []byte {
+			return from(macRouter, pt.ICMPError(t, n.router, n.vip, typ, code, pt.TCP(t, vip, client, ack(), pt.Seq(seq), pt.PayloadLen(1000)), pt.NextMTU(1300)))
+		}
+		r.one(0, 0, tooBig(9001))
+		r.one(0, 0, tooBig(9001+65_000))
+		for _, seq := range []uint32{9000, 9001 + 1<<25, 77} {
+			r.dropped(0, tooBig(seq), packet.BlindICMP)
+		}
+	})
+}
+
+// TestRelatedRate: a flood of errors that no number tells from genuine ones is passed on at a bounded rate.
+func TestRelatedRate(t *testing.T) {
+	f := families[0]
+	r := newBox(t)
+	client, vip, rs := at(f.client, 40000), at(f.vip, 53), at(f.rs1, 5353)
+	request := r.one(0, 0, pt.UDP(t, client, vip, pt.PayloadLen(9)))
+	pt.Check(t, request, pt.SrcDst(client, rs))
+	spoofed, passed := pt.Unreachable(t, f.rs1, f.client, request), 0
+	for range 2 * relatedBurst {
+		passed += len(r.send(0, 0, spoofed))
+	}
+	if got := r.e.drops[packet.RateLimited].Load(); passed != relatedBurst || got != relatedBurst {
+		t.Errorf("%d passed and %d were held back, want %d each", passed, got, relatedBurst)
+	}
+	r.now += time.Second
+	if passed = len(r.send(0, 0, spoofed)); passed != 1 {
+		t.Error("a second later none passes")
 	}
 }

@@ -26,6 +26,9 @@ func (e *Engine) Advance() {
 	e.tickSegments(&sender{tx: e.ownTx})
 	e.expire()
 	e.sweepSome()
+	if e.direct != nil {
+		e.sendWaited(&sender{tx: make([]traffic, len(e.lanes))})
+	}
 }
 
 // StepPeriod is how often Advance is due.

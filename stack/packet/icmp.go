@@ -27,6 +27,22 @@ func (v *View) TranslateError(e *Edit) {
 	writeChecksum(v.Frame, v.L3, v.L4, v.sumAt)
 }
 
+// QuoteSeq is the quoted segment's sequence number. Valid iff v.ICMPError and v.Quote.Proto is ProtoTCP: Parse has
+// seen to it that the quote has that much.
+func (v *View) QuoteSeq() uint32 { return be.Uint32(v.Frame[v.QuoteL4+tcpSeq:]) }
+
+// PathMTU is the MTU that an ICMP error tells of (RFC 1191, RFC 8201), and whether it is such an error. Routers from
+// before 1990 say 0.
+func (v *View) PathMTU() (mtu int, ok bool) {
+	switch {
+	case !v.ICMPError:
+		return 0, false
+	case v.Is6:
+		return int(min(be.Uint32(v.Frame[v.L4+4:]), MaxPacket)), v.ICMPType == icmp6TooBig
+	}
+	return int(be.Uint16(v.Frame[v.L4+6:])), v.ICMPType == icmp4Unreachable && v.ICMPCode == 4
+}
+
 // applyQuote is Edit.Apply for the quoted packet, of which there may be as little as 8 bytes behind
 // the IP header.
 func (v *View) applyQuote(e *Edit) {

@@ -107,9 +107,35 @@ func checkOptions(b []byte) Reason {
 		if b[0] == lsrr || b[0] == ssrr {
 			return SourceRoute
 		}
+		if !recordFits(b[:b[1]]) {
+			return BadOptions
+		}
 		b = b[b[1]:]
 	}
 	return None
+}
+
+// recordFits tells whether the next router finds room where a record route or a timestamp option says that there is
+// some, or that there is none left (RFC 791, 3.1).
+func recordFits(b []byte) bool {
+	const recordRoute, timestamp = 7, 68
+	least, slot := 0, 0
+	switch b[0] {
+	case recordRoute:
+		least, slot = 4, 4
+	case timestamp:
+		least, slot = 5, 4
+		if len(b) > 3 && b[3]&15 != 0 {
+			slot = 8 // with the router's address
+		}
+	default:
+		return true
+	}
+	if len(b) < least-1 {
+		return false
+	}
+	at := int(b[2])
+	return at >= least && (at > len(b) || at-1+slot <= len(b))
 }
 
 // checkFragment sets the fragment fields and checks what can be checked without the other fragments:

@@ -116,10 +116,32 @@ func (v *View) parseExtensions() Reason {
 		if size > len(b) {
 			return v.cutExtension()
 		}
+		if v.Tuple.Proto != extRouting && !optionsFit(b[2:size]) {
+			return BadExtension
+		}
 		v.Tuple.Proto = b[0]
 		v.L4 += size
 	}
 	return None
+}
+
+// optionsFit tells whether a header's options end where it does (RFC 8200, 4.2): its receiver would go astray.
+func optionsFit(b []byte) bool {
+	const pad1, routerAlert = 0, 5 // the latter has two bytes (RFC 2711)
+	for len(b) > 0 {
+		n := 1
+		if b[0] != pad1 {
+			if len(b) < 2 {
+				return false
+			}
+			n = 2 + int(b[1])
+		}
+		if n > len(b) || b[0] == routerAlert && n != 4 {
+			return false
+		}
+		b = b[n:]
+	}
+	return true
 }
 
 // cutExtension is the reason for a header chain that doesn't end in the packet: a first fragment has

@@ -42,7 +42,7 @@ const (
 	NoSource // a source has to be translated and the port has no address of that family
 	SlowPathFull
 	RateLimited
-	ICMPUnmatched // an ICMP error that quotes no flow of ours
+	ICMPUnmatched // an ICMP error about an endpoint of a service or gateway that quotes no flow of ours
 	PortWrite
 	PortDown
 	HostPanic
@@ -60,6 +60,10 @@ const (
 	MartianMAC  // a server's MAC or claim from the clients' side, where no server is
 	Unresolved  // the next hop does not answer
 	HopQueue    // too many packets wait for the next hop's MAC
+
+	// Of ICMP errors, besides BadICMP and ICMPUnmatched.
+	BlindICMP // it quotes a segment that its flow can't have in flight (RFC 5927)
+	SmallMTU  // it tells of an MTU that no path has: below 576, with IPv6 below 1280
 
 	reasonCount
 )
@@ -114,6 +118,8 @@ var reasonNames = [reasonCount]string{
 	MartianMAC:          "martian-mac",
 	Unresolved:          "unresolved",
 	HopQueue:            "hop-queue",
+	BlindICMP:           "blind-icmp",
+	SmallMTU:            "small-mtu",
 }
 
 // String returns the kebab-case name that counters, logs and metrics use.

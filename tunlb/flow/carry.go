@@ -84,13 +84,18 @@ func (t *Table) trackCarried(f *Flow, d Direction, v *packet.View, now Tick) Cha
 		f.flags &^= assured
 	}
 	if ev == eventRst && f.state == StateClose && old != StateSynRecv && old != StateSynSent {
-		f.forget()
-		f.flags |= doubtful // a handshake that is refused is not worth it
+		f.doubt() // a handshake that is refused is not worth it
 	}
 	if f.state != old || f.flags != was {
 		t.reschedule(f, now)
 	}
 	return Change{Old: old, New: f.state}
+}
+
+// doubt notes that the connection was closed by a RST which could not be judged.
+func (f *Flow) doubt() {
+	f.forget()
+	f.flags |= doubtful
 }
 
 // revives says that a connection which was closed by a doubtful RST lives: both sides go on to speak. Whoever has sent a

@@ -36,21 +36,22 @@ func (t *Table) trackTCP(f *Flow, d Direction, v *packet.View, now Tick) Change 
 	}
 	old := f.state
 	ev := eventOf(v.TCPFlags)
-	if ev == eventSyn && f.is(doubtful) && old == StateClose {
-		return Change{Old: old, New: old} // see trackCarried
-	}
-	fits, heard := f.sequence(d, v, ev)
-	switch {
-	case ev == eventNone:
+	if ev == eventNone || ev == eventSyn && f.is(doubtful) && old == StateClose { // for the latter see trackCarried
 		return Change{Old: old, New: old}
-	case !fits && (ev == eventRst || ev == eventFin):
+	}
+	judged := f.numbered(d)
+	fits, heard := f.sequence(d, v, ev)
+	if !fits && (ev == eventRst || ev == eventFin) {
 		// The FIN, too: two forged ones make a TIME_WAIT, which any SYN may then reuse.
 		return Change{Old: old, New: old, Blind: true}
 	}
 	f.state = tcp[f.vantage(d)][ev][old]
 	was := f.flags
-	if f.revives(ev) {
+	switch {
+	case f.revives(ev):
 		f.state = StateEstablished
+	case ev == eventRst && !judged && f.is(learnsAnew):
+		f.doubt()
 	}
 	switch {
 	case f.state == StateTimeWait || f.state == StateClose:
@@ -114,22 +115,59 @@ func (f *Flow) ReusedBy(d Direction, v *packet.View) bool {
 // one, and ack, the highest it has acknowledged. That tells a segment of the connection from one that
 // somebody sends who does not see it and has to guess (RFC 5961):
 //
-//   - A segment fits if it begins within maxWindow of its sender's end and acknowledges what the
-//     other side has sent, and that not longer than maxWindow ago. Only then is it learned from, so
-//     that guesses do not move what later guesses are measured by.
-//   - A RST fits if it lies between what its receiver has acknowledged and its sender's end, which is
-//     where the receiver's next expected byte is.
+//   - A segment fits if it begins within maxWindow of its sender's end, acknowledges what the other side has
+//     sent, and that not longer than maxWindow ago, and if both numbers together are near where its sender was
+//     last, see near. Only then is it learned from, so that guesses do not move what later guesses are measured by.
+//   - A RST fits if it has one of two numbers: where its sender's data end, or what its receiver has asked for
+//     next. Between the two lies what is in flight, which in a fast download is easily met by guessing.
 //   - A SYN sets its sender's end as long as the other side has not answered.
+//   - An error that quotes a segment fits if that may be in flight, see InFlight.
 //
 // maxWindow is not the negotiated window, which a flow would have to remember the scales for, but the
-// largest that hosts use. A wild segment gets by both tests once in 2^15, and the RST that it prepares
-// has to be guessed then.
+// largest that hosts use. Of a one-way flow the server's numbers are not seen, but what the client acknowledges.
+// A RST that is not believed though it was genuine costs a place in the table until the idle timeout.
 const (
 	maxWindow = 1 << 24
 	// handshakeWindow is the most that either side sends before the other acknowledges the handshake
 	// (TCP Fast Open).
 	handshakeWindow = 1 << 16
+	// By nearby one guess in 2^26 is taken for the connection's, and for its FIN one in 2^30.
+	nearby    = 1 << 32
+	nearbyFIN = 1 << 28
 )
+
+// near says whether a segment is where its sender may have come since its last. A number may jump, after a loss before
+// us or as the other side is fast, but hardly both: a sender of much data acknowledges little, and who mostly acknowledges has
+// no data to lose. So the one's jump times the other's is bounded, by which a guess has to have one of both almost right.
+func (f *Flow) near(d Direction, v *packet.View, ev event) bool {
+	end, acked, acks := f.end[d], f.ack[d], f.ackKnown(d)
+	if !f.endKnown(d) {
+		end = f.ack[d^1] // a server's that is not seen: what the client has asked for
+	}
+	if !acks {
+		acked, acks = f.end[d^1], f.endKnown(d^1)
+	}
+	gap := int32(v.Seq - end)
+	if gap > maxWindow || gap < -maxWindow {
+		return false
+	}
+	if v.TCPFlags&packet.TCPAck == 0 {
+		return gap == 0 || ev != eventFin // its receiver won't heed it (RFC 9293, 3.10.7.4)
+	}
+	if !acks {
+		return true
+	}
+	step := int32(v.Ack - acked)
+	if gap > 0 && step < 0 {
+		return false // who goes on does not take back what was acknowledged
+	}
+	limit := int64(nearby)
+	if ev == eventFin {
+		limit = nearbyFIN
+	}
+	area := int64(gap) * int64(step)
+	return area <= limit && -area <= limit
+}
 
 // sequence says whether the segment fits what is known of the connection, and learns from it. heard:
 // it is the client's and acknowledges, in this handshake, what only the server could tell it.
@@ -139,56 +177,81 @@ func (f *Flow) sequence(d Direction, v *packet.View, ev event) (fits, heard bool
 	}
 	other := d ^ 1
 	ends, ended := f.endKnown(d), f.endKnown(other)
-	acks := v.TCPFlags&packet.TCPAck != 0
-	if ends && (ended || ev != eventSyn) && beyond(v.Seq, f.end[d], maxWindow) {
+	opening := ev == eventSyn && !ended && !f.ackKnown(d)
+	switch {
+	case ends && v.Seq == f.end[d] && ev != eventSyn, opening, !f.numbered(d): // the next byte, most of the time
+	case ev == eventSyn || !f.near(d, v, ev):
 		return false, false
 	}
-	behind := int32(0) // how far the other side is ahead of what is acknowledged
+	acks, behind := v.TCPFlags&packet.TCPAck != 0, int32(0) // how far the other side is ahead of what is acknowledged
 	if acks && ended {
-		if behind = int32(f.end[other] - v.Ack); behind < 0 || behind > maxWindow {
+		behind = int32(f.end[other] - v.Ack)
+		if behind < 0 && behind > -maxWindow && ev == eventAck && ends && v.Seq == f.end[d] && f.ackKnown(d) {
+			// Its receiver has got more than has fitted here: from now on that is known again.
+			f.end[other], behind = v.Ack, 0
+		}
+		if (behind < 0 || behind > maxWindow) && !f.is(oneWay) { // of whose answers some may pass
 			return false, false
 		}
 	}
 	end := v.Seq + segmentLen(v)
-	if !ends || (ev == eventSyn && !ended) || int32(end-f.end[d]) > 0 {
+	if !ends || opening || int32(end-f.end[d]) > 0 {
 		f.end[d] = end
 		f.flags |= endForward << d
 	}
+	if acks && (ended || f.is(oneWay)) {
+		f.learnAck(d, v.Ack)
+	}
 	if acks && ended {
-		if !f.ackKnown(d) || int32(v.Ack-f.ack[d]) > 0 {
-			f.ack[d] = v.Ack
-			f.flags |= ackedForward << d
-		}
 		heard = d == Forward && (behind < handshakeWindow || f.is(learnsAnew))
 	}
 	return true, heard
+}
+
+// learnAck notes what a segment that fits acknowledges. What lies far back was no acknowledgement, but a guess before
+// the first one that was.
+func (f *Flow) learnAck(d Direction, ack uint32) {
+	if step := int32(ack - f.ack[d]); !f.ackKnown(d) || step > 0 || step < -maxWindow {
+		f.ack[d] = ack
+		f.flags |= ackedForward << d
+	}
 }
 
 // resetFits judges a RST, by what is known.
 func (f *Flow) resetFits(d Direction, v *packet.View) bool {
 	other := d ^ 1
 	switch {
-	case !f.endKnown(d) && !f.endKnown(other):
+	case f.numbered(d):
+		return f.endKnown(d) && v.Seq == f.end[d] || f.ackKnown(other) && v.Seq == f.ack[other]
+	case !f.endKnown(other):
 		return true // nothing to tell by
-	case !f.endKnown(d):
+	default:
 		// The answer to a SYN has no number of its own (RFC 9293, 3.10.7.1): it acknowledges the SYN.
 		behind := int32(f.end[other] - v.Ack)
 		return v.TCPFlags&packet.TCPAck != 0 && behind >= 0 && behind < handshakeWindow
-	case !f.ackKnown(other):
-		return v.Seq == f.end[d]
-	default:
-		return int32(v.Seq-f.ack[other]) >= 0 && int32(f.end[d]-v.Seq) >= 0
 	}
+}
+
+// numbered says whether it is known where the data of direction d are.
+func (f *Flow) numbered(d Direction) bool { return f.endKnown(d) || f.ackKnown(d^1) }
+
+// InFlight says whether a segment of direction d with this number may be on its way, as far as is known: from there an
+// error comes that quotes it (RFC 5927, 4.1).
+func (f *Flow) InFlight(d Direction, seq uint32) bool {
+	from, to := f.ack[d^1], f.end[d]
+	switch {
+	case f.proto != packet.ProtoTCP || !f.numbered(d):
+		return true
+	case !f.endKnown(d):
+		to = from + maxWindow
+	case !f.ackKnown(d ^ 1):
+		from = to - maxWindow
+	}
+	return int32(seq-from) >= 0 && int32(to-seq) >= 0
 }
 
 func (f *Flow) endKnown(d Direction) bool { return f.is(endForward << d) }
 func (f *Flow) ackKnown(d Direction) bool { return f.is(ackedForward << d) }
-
-// beyond says whether a and b are farther apart than limit.
-func beyond(a, b uint32, limit int32) bool {
-	d := int32(a - b)
-	return d > limit || d < -limit
-}
 
 // segmentLen is how many sequence numbers the segment takes.
 func segmentLen(v *packet.View) uint32 {

@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	"github.com/tunlb/tunlb/stack/packet"
@@ -31,7 +32,7 @@ func TestResetWindow(t *testing.T) {
 			}{
 				{"next byte", Forward, iss + 1 + 3000, true},
 				{"what the server expects", Forward, iss + 1 + 1000, true},
-				{"between", Forward, iss + 1 + 2000, true},
+				{"in flight", Forward, iss + 1 + 2000, false}, // its receiver asks for another (RFC 5961, 3.2)
 				{"acknowledged", Forward, iss + 1 + 999, false},
 				{"beyond", Forward, iss + 1 + 3001, false},
 				{"far", Forward, iss + 1<<31, false},
@@ -62,7 +63,7 @@ func TestBlindSegmentsAreNotLearnedFrom(t *testing.T) {
 		for range 20 {
 			d := Direction(rapid.IntRange(0, 1).Draw(rt, "d"))
 			wildSeq := f.end[d] + rapid.Uint32Range(maxWindow+1, 1<<32-1-maxWindow).Draw(rt, "seq")
-			wildAck := f.end[d^1] + rapid.Uint32Range(1, 1<<32-1-maxWindow).Draw(rt, "ack")
+			wildAck := f.end[d^1] + rapid.Uint32Range(maxWindow, 1<<32-1-maxWindow).Draw(rt, "ack")
 			flags := rapid.SampledFrom([]uint8{ack, finAck, syn, synAck, rst, rstAck}).Draw(rt, "flags")
 			seq, acked := wildSeq, wildAck
 			if flags&(syn|rst) == 0 { // one guess right is not enough
@@ -79,6 +80,146 @@ func TestBlindSegmentsAreNotLearnedFrom(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Of what somebody sends who knows the ports and guesses the numbers, nothing ends a connection or moves it to where a
+// second guess would be easier. The transfer goes on meanwhile, fast, so that much is in flight; its own end is still believed.
+func TestBlind(t *testing.T) {
+	const tries = 30_000
+	for _, c := range []struct {
+		name   string
+		oneWay bool
+		down   bool // the server sends
+		flags  []uint8
+	}{
+		{"RST", false, true, []uint8{rst, rstAck}},
+		{"RST, upload", false, false, []uint8{rst, rstAck}},
+		{"SYN", false, true, []uint8{syn, synAck}},
+		{"FIN", false, true, []uint8{finAck, packet.TCPFin}},
+		{"FIN, upload", false, false, []uint8{finAck, packet.TCPFin}},
+		{"data, then RST", false, true, []uint8{ack, ack, ack, rst}},
+		{"one-way RST", true, false, []uint8{rst, rstAck}},
+		{"one-way SYN, then RST", true, false, []uint8{syn, rst}},
+		{"one-way FIN", true, false, []uint8{finAck, packet.TCPFin}},
+		{"one-way data, then FIN", true, false, []uint8{ack, ack, finAck}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(7, 4))
+			table := New(Options{})
+			f := mustInsert(t, table, families[0].outer, families[0].inner, 0)
+			if c.oneWay {
+				f.SetOneWay()
+			}
+			next := [2]uint32{random.Uint32(), random.Uint32()}
+			pass := func(d Direction, flags uint8, ack uint32, n int) Change {
+				v := tcpView(flags, next[d], ack, n)
+				next[d] += segmentLen(v)
+				if d == Reverse && c.oneWay {
+					return Change{}
+				}
+				return table.Track(f, d, v, 0)
+			}
+			pass(Forward, syn, 0, 0)
+			pass(Reverse, synAck, next[Forward], 0)
+			pass(Forward, ack, next[Reverse], 0)
+			const window = 1 << 21 // in flight
+			sender := Forward
+			if c.down {
+				sender = Reverse
+			}
+			acked := next[sender]
+			guess := tcpView(ack, 0, 0, 0)
+			for i := range tries {
+				if i%64 == 0 {
+					pass(sender, ack, next[sender^1], 60_000)
+					if next[sender]-acked > window {
+						acked = next[sender] - window
+						pass(sender^1, ack, acked, 0)
+					}
+				}
+				guess.Seq, guess.Ack, guess.TCPFlags = random.Uint32(), random.Uint32(), c.flags[i%len(c.flags)]
+				if i%3 == 0 && i%2 == 1 { // who sees nothing of the client's numbers may still know that it is silent
+					guess.Ack = 0
+				}
+				d := Direction(random.IntN(2))
+				if got := table.Track(f, d, guess, 0); got.New != StateEstablished {
+					t.Fatalf("try %d: %v %x seq %d ack %d: %+v", i, d, guess.TCPFlags, guess.Seq, guess.Ack, got)
+				}
+			}
+			if got := pass(sender, rst, 0, 0); got.New != StateClose {
+				t.Errorf("the sender's own RST: %+v", got)
+			}
+		})
+	}
+}
+
+// TestHeals: after a loss that is longer than what is taken on trust, the receiver's acknowledgements tell what has come.
+func TestHeals(t *testing.T) {
+	table := New(Options{})
+	f := established(t, table, 1000, 5000)
+	lost, n := uint32(1<<20), uint32(60_000)
+	table.Track(f, Reverse, tcpView(ack, 5001, 1001, 1000), 0)
+	table.Track(f, Forward, tcpView(ack, 1001, 6001, 50_000), 0) // both send
+	table.Track(f, Reverse, tcpView(ack, 6001+lost, 51_001, int(n)), 0)
+	if f.end[Reverse] != 6001 {
+		t.Fatalf("a gap of %d beside an acknowledgement of 50 kB is believed", lost)
+	}
+	table.Track(f, Forward, tcpView(ack, 51_001, 6001+lost+n, 0), 0)
+	if got := table.Track(f, Reverse, tcpView(finAck, 6001+lost+n, 51_001, 0), 0); got.New != StateFinWait {
+		t.Errorf("the server's FIN: %+v, end %d, want %d", got, f.end[Reverse], 6001+lost+n)
+	}
+}
+
+// TestInFlight: what an ICMP error may quote.
+func TestInFlight(t *testing.T) {
+	table := New(Options{})
+	f := established(t, table, 1000, 5000)
+	table.Track(f, Reverse, tcpView(ack, 5001, 1001, 10_000), 0)
+	table.Track(f, Forward, tcpView(ack, 1001, 7001, 0), 0)
+	one := mustInsert(t, table, families[1].outer, families[1].inner, 0)
+	one.SetOneWay()
+	table.Track(one, Forward, tcpView(syn, 1000, 0, 0), 0)
+	if !one.InFlight(Reverse, 77) || !one.InFlight(Forward, 1000) || one.InFlight(Forward, 1002) {
+		t.Error("one way, half-open: the SYN is in flight, and of the server nothing is known")
+	}
+	table.Track(one, Forward, tcpView(ack, 1001, 7001, 50), 0)
+	for _, c := range []struct {
+		f    *Flow
+		d    Direction
+		seq  uint32
+		want bool
+	}{
+		{f, Reverse, 7000, false}, {f, Reverse, 7001, true}, {f, Reverse, 15_001, true}, {f, Reverse, 15_002, false}, {f, Reverse, 1 << 31, false},
+		{f, Forward, 1000, false}, {f, Forward, 1001, true}, {f, Forward, 1002, false},
+		{one, Forward, 1051, true}, {one, Forward, 1052, false}, {one, Forward, 1<<32 - 1<<25, false},
+		{one, Reverse, 7000, false}, {one, Reverse, 7001, true}, {one, Reverse, 7001 + maxWindow, true}, {one, Reverse, 7002 + maxWindow, false},
+	} {
+		if got := c.f.InFlight(c.d, c.seq); got != c.want {
+			t.Errorf("one way %v, %v, %d: %v", c.f.OneWay(), c.d, c.seq, got)
+		}
+	}
+	f.SetCarriage(ByKernel)
+	f.SetCarriage(ByUs)
+	if !f.InFlight(Reverse, 1<<31) {
+		t.Error("nothing is known of a flow that the kernel has given back")
+	}
+}
+
+// TestDoubtfulReset: a RST that comes before the flow given back by the kernel has shown any number closes it in doubt.
+func TestDoubtfulReset(t *testing.T) {
+	table := New(Options{})
+	f := established(t, table, 1000, 5000)
+	f.SetCarriage(ByKernel)
+	f.SetCarriage(ByUs)
+	table.Track(f, Reverse, tcpView(rst, 3_000_000_000, 0, 0), 0)
+	if f.State() != StateClose || f.ReusedBy(Forward, tcpView(syn, 1, 0, 0)) {
+		t.Fatalf("%v: want closed in doubt, and no SYN to take its place", f.State())
+	}
+	table.Track(f, Forward, tcpView(ack, 9001, 70_001, 10), 0)
+	table.Track(f, Reverse, tcpView(ack, 70_001, 9011, 10), 0)
+	if f.State() != StateEstablished {
+		t.Errorf("%v after both sides have gone on", f.State())
+	}
 }
 
 // A real transfer, however long, however lossy and reordered, can be reset by its ends at any time.

@@ -118,6 +118,10 @@ func reasonWords(r packet.Reason) [2]string {
 		return [2]string{"the next hop does not answer ARP or neighbour discovery", "see whether it is up and on this segment: tunlb status lists neighbours"}
 	case packet.HopQueue:
 		return [2]string{"as many packets as may wait for the next hop's MAC are waiting", "nothing if it answers soon; else see whether it is up"}
+	case packet.BlindICMP:
+		return [2]string{"an ICMP error that quotes a segment which its connection can't have in flight: made up by somebody who guesses", "nothing: the connection goes on; filter its sender if there are many"}
+	case packet.SmallMTU:
+		return [2]string{"an ICMP error that tells of an MTU below 576 (IPv6: 1280), which no path has: an attack on the connection's speed", "nothing; if a link is so narrow in fact, widen it"}
 	}
 	return [2]string{"", ""}
 }
