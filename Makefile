@@ -3,7 +3,7 @@ GO     ?= go
 BIN    := bin/tunlb
 PREFIX ?= /usr/local
 
-.PHONY: all build install install-tunlb install-ipvsadm demo test check unit race vet bench bench-record bench-go bench-go-record profile pgo fuzz clean
+.PHONY: all build install install-tunlb install-ipvsadm demo test check unit race vet bench bench-record bench-go bench-go-record profile pgo fuzz torture clean
 
 all: build
 
@@ -100,6 +100,10 @@ pgo: build
 
 fuzz:
 	./scripts/fuzz.sh
+
+# What must not break it: make torture ARGS="-only synflood,kill9-tun -short"; ARGS=-list lists the cases.
+torture: build
+	$(GO) run ./scripts/torture $(ARGS)
 
 clean:
 	rm -rf bin dist

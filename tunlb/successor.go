@@ -37,13 +37,9 @@ type Succession struct {
 
 // succeed takes over what is in the memory. It is called by New, before the engine's own configuration is applied.
 func (e *Engine) succeed() (s Succession) {
-	b, err := e.keep.Words()
-	if b == nil && err == nil {
+	w, err := wordsOf(e.keep)
+	if w == nil && err == nil {
 		return s
-	}
-	var w words
-	if err == nil {
-		err = json.Unmarshal(b, &w)
 	}
 	if err == nil {
 		e.services = policy.Recall(w.Known)
@@ -58,6 +54,25 @@ func (e *Engine) succeed() (s Succession) {
 	s.Adoption = e.flows.Adopt(e.tick(), func(f *flow.Flow) bool { return e.adopt(f, exits) })
 	e.services.Settle()
 	return s
+}
+
+// wordsOf reads what is kept beside records, nil if nothing is.
+func wordsOf(k Keep) (*words, error) {
+	b, err := k.Words()
+	if b == nil || err != nil {
+		return nil, err
+	}
+	w := &words{}
+	return w, json.Unmarshal(b, w)
+}
+
+// KeptConfig is what a predecessor did, for who has no configuration of its own; the zero Config if there was none.
+func KeptConfig(k Keep) (Config, error) {
+	w, err := wordsOf(k)
+	if w == nil || err != nil {
+		return Config{}, err
+	}
+	return w.Config, nil
 }
 
 // exitsOf says which of our ports has which number in the predecessor's flows.
@@ -138,4 +153,10 @@ func (e *Engine) remember() error {
 		return fmt.Errorf("keep what a successor has to know: %w", err)
 	}
 	return nil
+}
+
+func (e *Engine) rememberOrLog() {
+	if err := e.remember(); err != nil {
+		e.log.Error().Err(err).Msg("a successor of this process will not know all connections")
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/tunlb/config"
 	"github.com/tunlb/tunlb/tunlb/control"
+	"github.com/tunlb/tunlb/tunlb/logging"
 	"github.com/tunlb/tunlb/tunlb/wiring"
 )
 
@@ -24,11 +25,11 @@ func (d *daemon) reloadOn(ctx context.Context, hup <-chan os.Signal) {
 			return
 		case <-hup:
 			r := d.Reload(ctx, false)
-			log := d.log.Info()
+			log := logging.Always(d.log.Info())
 			if len(r.Errors) > 0 {
-				log = d.log.Warn()
+				log = d.log.Warn().Str("error", r.Errors[0])
 			}
-			log.Strs("changes", r.Changes).Strs("errors", r.Errors).Msg("reload asked for by SIGHUP")
+			control.Items(log, "changes", r.Changes).Msg("reload asked for by SIGHUP")
 		}
 	}
 }
@@ -37,6 +38,15 @@ func (d *daemon) reloadOn(ctx context.Context, hup <-chan os.Signal) {
 func (d *daemon) Reload(_ context.Context, dryRun bool) control.ReloadResult {
 	if d.path == "" {
 		return control.ReloadResult{Errors: []string{"there is no file to be read again: the services of this tunlb are ipvsadm's"}}
+	}
+	if !dryRun {
+		d.manager.reloading("reading " + d.path)
+		defer func() { // whatever has come of it
+			d.mu.Lock()
+			status := d.balancing()
+			d.mu.Unlock()
+			d.manager.ready(status)
+		}()
 	}
 	// A pipe would keep us waiting for somebody to write the file once more.
 	if info, err := os.Stat(d.path); err == nil && !info.Mode().IsRegular() {
@@ -88,6 +98,7 @@ func (d *daemon) applyLocked(cfg *config.Config) error {
 
 // applyKernels tells every namespace's kernel what a file wants of it, up to the first that refuses.
 func (d *daemon) applyKernels(cfg *config.Config) error {
+	defer func() { d.heritage.remember(d.networks) }()
 	for _, n := range d.networks {
 		if err := n.kernel.Apply(kernelState(cfg, n, d.kept)); err != nil {
 			return err

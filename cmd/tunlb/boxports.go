@@ -8,7 +8,6 @@ import (
 	"reflect"
 	"slices"
 
-	"github.com/tunlb/tunlb/stack/nft"
 	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/stack/port"
 	"github.com/tunlb/tunlb/tunlb/config"
@@ -26,11 +25,13 @@ type boxPorts struct {
 	ports  []port.Claimer
 	engine interface{ SetClaim(packet.Claim) } // set before the first claim
 	claim  packet.Claim                        // in force; at first nothing is taken
+	// adopted says that the guard keeps from the kernel what a predecessor took, which may be anything.
+	adopted bool
 }
 
 // openBoxPorts opens what the configured ports need besides their sockets, before these take anything: nil if none is
 // the box's own.
-func openBoxPorts(cfg *config.Config) (*boxPorts, error) {
+func openBoxPorts(cfg *config.Config, h *heritage) (*boxPorts, error) {
 	if !cfg.OnBox() {
 		return nil, nil
 	}
@@ -38,12 +39,12 @@ func openBoxPorts(cfg *config.Config) (*boxPorts, error) {
 	if err != nil {
 		return nil, err
 	}
-	guard, err := nft.OpenGuard("")
+	guard, adopted, err := h.guard()
 	if err != nil {
 		unlock(locks)
 		return nil, fmt.Errorf("keep the kernel from handling what type: packet takes from the box's interfaces: %w; or write type: tun in place of these ports", err)
 	}
-	return &boxPorts{guard: guard, locks: locks}, nil
+	return &boxPorts{guard: guard, locks: locks, adopted: adopted}, nil
 }
 
 // lockInterfaces keeps another tunlb from the same interfaces, whose sockets would take the same packets: both
@@ -82,7 +83,7 @@ func (b *boxPorts) add(name string, p port.Port) {
 // the kernel has as well, the kernel may answer by a reset, which ends the connection. So the kernel is kept from
 // what either claim takes while the ports go from one to the other.
 func (b *boxPorts) follow(claim packet.Claim) error {
-	if b == nil || reflect.DeepEqual(b.claim, claim) {
+	if b == nil || !b.adopted && reflect.DeepEqual(b.claim, claim) {
 		return nil
 	}
 	if err := b.guard.Set(b.names, either(b.claim, claim)); err != nil {
@@ -95,7 +96,7 @@ func (b *boxPorts) follow(claim packet.Claim) error {
 	if err != nil {
 		return errors.Join(err, b.take(b.claim), b.guard.Set(b.names, b.claim))
 	}
-	b.claim = claim
+	b.claim, b.adopted = claim, false
 	return nil
 }
 

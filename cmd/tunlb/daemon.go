@@ -20,8 +20,11 @@ import (
 	"github.com/tunlb/tunlb/tunlb"
 	"github.com/tunlb/tunlb/tunlb/config"
 	"github.com/tunlb/tunlb/tunlb/control"
+	"github.com/tunlb/tunlb/tunlb/fdstore"
 	"github.com/tunlb/tunlb/tunlb/health"
 	"github.com/tunlb/tunlb/tunlb/ipvs"
+	memory "github.com/tunlb/tunlb/tunlb/keep"
+	"github.com/tunlb/tunlb/tunlb/logging"
 	"github.com/tunlb/tunlb/tunlb/metrics"
 	"github.com/tunlb/tunlb/tunlb/wiring"
 )
@@ -39,6 +42,12 @@ type daemon struct {
 	checker  *health.Checker
 	listener net.Listener
 	metrics  *metricsEndpoint
+	heritage *heritage
+	flows    *memory.Memory // with the connections; nil: they end with this process
+	lines    *logging.Log   // behind log
+
+	manager    manager
+	succession *succession // nil: nothing can take this one's place
 
 	mu      sync.Mutex // one change of the services, or of the box, at a time
 	cfg     *config.Config
@@ -60,16 +69,23 @@ func (n *network) routed() bool { return n.port.NetNS == "" && n.port.Type == co
 // ofBox says whether behind the port are the networks of the box.
 func (n *network) ofBox() bool { return n.routed() || n.port.Box() }
 
-// startDaemon does everything that can fail before the first packet. On an error all is undone.
-func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_ *daemon, err error) {
+// startDaemon does everything that can fail before the first packet. On an error all is undone, unless a successor will try
+// again with what a predecessor has left. Without a store of descriptors (nil) there are neither.
+func startDaemon(path, socket string, cfg *config.Config, store *fdstore.Store, log zerolog.Logger) (_ *daemon, err error) {
 	if path != "" {
 		if path, err = filepath.Abs(path); err != nil {
 			return nil, err
 		}
 	}
-	d := &daemon{log: log, path: path, started: time.Now(), cfg: cfg, direct: &direct{}, fast: &fastpath{}}
+	d := &daemon{log: log, path: path, started: time.Now(), cfg: cfg, direct: &direct{}, heritage: inheritFrom(store, cfg, log), manager: manager{log}}
+	d.fast = &fastpath{heritage: d.heritage}
 	defer func() {
-		if err != nil {
+		switch {
+		case err == nil:
+			d.heritage.settle()
+		case d.heritage.goesOn():
+			err = errors.Join(err, d.leave())
+		default:
 			err = errors.Join(err, d.close())
 		}
 	}()
@@ -78,12 +94,11 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 	}
 	// The socket comes first: it tells whether another tunlb is at work here, before anything of its
 	// would be taken for a leftover.
-	allow, err := control.ParseAllow(cfg.Control.Users, cfg.Control.Groups)
-	if err != nil {
+	if d.listener, err = d.heritage.listen(socket, cfg.Control); err != nil {
 		return nil, err
 	}
-	if d.listener, err = control.Listen(socket, cfg.Control.Mode, allow); err != nil {
-		return nil, err
+	if d.flows = d.heritage.flows(); d.flows != nil && path == "" {
+		d.resume()
 	}
 	attachments, err := d.openPorts()
 	if err != nil {
@@ -95,20 +110,25 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 		}
 		return nil, err
 	}
-	d.engine, err = tunlb.New(tunlb.Options{
+	options := tunlb.Options{
 		Attachments: attachments,
 		MaxFlows:    cfg.Flows.Max,
 		Threads:     cfg.Threads,
 		Direct:      d.direct,
 		Fastpath:    d.fast,
 		Log:         log,
-	}, wiring.Config(cfg))
+	}
+	if d.flows != nil {
+		options.Keep = d.flows
+	}
+	d.engine, err = tunlb.New(options, wiring.Config(cfg))
 	if err != nil {
 		for _, a := range attachments {
 			a.Port.Close()
 		}
 		return nil, err
 	}
+	tellSuccession(log, d.engine.Succession())
 	if d.box != nil {
 		d.box.engine = d.engine
 	}
@@ -124,8 +144,11 @@ func startDaemon(path, socket string, cfg *config.Config, log zerolog.Logger) (_
 	return d, nil
 }
 
-// serve balances and answers until ctx ends or the engine fails.
-func (d *daemon) serve(ctx context.Context, hup <-chan os.Signal) error {
+// serve balances and answers until ctx ends or the engine fails. The lanes are the last to end: nobody's packets wait
+// for a slow client of the control socket.
+func (d *daemon) serve(ctx context.Context, orders orders) error {
+	lanes, stopLanes := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLanes()
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -138,23 +161,55 @@ func (d *daemon) serve(ctx context.Context, hup <-chan os.Signal) error {
 			d.log.Error().Err(err).Msg("control socket")
 		}
 	})
-	wg.Go(func() { d.reloadOn(ctx, hup) })
+	wg.Go(func() { d.reloadOn(ctx, orders.reload) })
+	wg.Go(func() { d.upgradeOn(ctx, orders.upgrade) })
 	if d.box != nil {
 		for _, rule := range d.direct.unheeded() {
 			d.log.Warn().Str("rule", rule).Msg("packets that leave by the box's interfaces go by their destination alone: where this rule matters, use a port of type tun")
 		}
 	}
-	d.log.Info().Str("control", d.listener.Addr().String()).Msgf("balancing %s over %s",
-		count(len(d.cfg.Services), "service"), count(len(d.cfg.Ports), "port"))
-	err := d.engine.Run(ctx)
+	if err := d.fast.takeOver(); err != nil {
+		return err
+	}
+	d.log.Info().Str("control", d.listener.Addr().String()).Msg(d.balancing())
+	d.manager.ready(d.balancing())
+	go d.manager.keepAlive(ctx, d.engine.Beat) // not waited for: it hangs if the engine does
+	context.AfterFunc(ctx, func() {
+		wg.Wait()
+		stopLanes()
+	})
+	err := d.engine.Run(lanes)
 	if errors.Is(err, port.ErrGone) {
 		err = fmt.Errorf("%w: somebody deleted it, or moved it elsewhere; start tunlb again when it is to be there", err)
 	}
 	return err
 }
 
+// balancing says what it does.
+func (d *daemon) balancing() string {
+	return fmt.Sprintf("balancing %s over %s", count(len(d.cfg.Services), "service"), count(len(d.cfg.Ports), "port"))
+}
+
 // close undoes everything that is still there.
 func (d *daemon) close() error {
+	err := d.heritage.disinherit(d.listener)
+	return errors.Join(err, d.end(func(n *network) error { return n.kernel.Close() }))
+}
+
+// leave ends the daemon, whose serve has returned, without undoing anything that a successor goes on with: the devices stay, for the
+// store has duplicates of their descriptors, and what comes waits in their queues; what the kernels were told
+// stays in force, and so do the tables of nf_tables.
+func (d *daemon) leave() error {
+	d.heritage.settle()
+	err := d.end(func(n *network) error {
+		n.kernel.Leave()
+		return nil
+	})
+	return errors.Join(err, d.heritage.forget())
+}
+
+// end closes everything that runs or is open. part is done with what the kernels were told.
+func (d *daemon) end(part func(*network) error) error {
 	var errs []error
 	if d.metrics != nil {
 		errs = append(errs, d.metrics.close())
@@ -163,10 +218,13 @@ func (d *daemon) close() error {
 		d.checker.Close()
 	}
 	for _, n := range d.networks {
-		errs = append(errs, n.kernel.Close())
+		errs = append(errs, part(n))
 	}
 	if d.engine != nil {
 		errs = append(errs, d.engine.Close())
+	}
+	if d.flows != nil {
+		errs = append(errs, d.flows.Close())
 	}
 	errs = append(errs, d.box.close(), d.direct.close(), d.fast.close())
 	if d.listener != nil {
@@ -230,5 +288,5 @@ func (d *daemon) boxChanged(n *network, v kernel.View) error {
 
 // Info says who this is.
 func (d *daemon) Info() control.Info {
-	return control.Info{Version: version(), PID: os.Getpid(), Config: d.path, Started: d.started}
+	return control.Info{Version: version(), PID: os.Getpid(), Config: d.path, Started: d.started, Log: d.lines.Counts()}
 }

@@ -19,7 +19,8 @@ import (
 
 // fastpath is the engine's way to have the box's kernel carry connections. Nothing is opened before a service wants it.
 type fastpath struct {
-	open atomic.Pointer[kernelPath]
+	heritage *heritage
+	open     atomic.Pointer[kernelPath]
 }
 
 // follow opens it if a service of the configuration wants it, and keeps the kernel's knowledge of the way to its servers
@@ -38,13 +39,21 @@ func (p *fastpath) follow(cfg *config.Config) error {
 		if len(addrs) == 0 {
 			return nil
 		}
-		k, err := openKernelPath(cfg.Flows.Max)
+		k, err := openKernelPath(cfg.Flows.Max, p.heritage)
 		if err != nil {
 			return fmt.Errorf("fastpath: kernel: %w", err)
 		}
 		p.open.Store(k)
 	}
 	return p.open.Load().neighbours.Follow(addrs)
+}
+
+// takeOver ends what the kernel carries for a predecessor: its packets come to the lanes.
+func (p *fastpath) takeOver() error {
+	if k := p.open.Load(); k != nil {
+		return k.carrier.Renew()
+	}
+	return nil
 }
 
 // close ends what the kernel carries. The engine does not use it any more.
@@ -106,8 +115,8 @@ type link struct {
 }
 
 // openKernelPath is for so many connections at most.
-func openKernelPath(limit int) (*kernelPath, error) {
-	c, err := nft.OpenCarrier("", limit)
+func openKernelPath(limit int, h *heritage) (*kernelPath, error) {
+	c, err := h.carrier(limit)
 	if err != nil {
 		return nil, err
 	}

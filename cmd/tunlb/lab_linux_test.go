@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
 	}
+	if mode := os.Getenv(asChild); mode != "" {
+		os.Exit(beChild(mode))
+	}
 	os.Exit(netns.Main(m.Run))
 }
 
@@ -148,9 +151,15 @@ func (s *site) command(args ...string) *netns.Cmd {
 	return cmd
 }
 
-func (s *site) start() {
+func (s *site) start() { s.startAs("") }
+
+// startAs starts another binary, or this one.
+func (s *site) startAs(binary string) {
 	s.t.Helper()
 	s.cmd, s.log, s.ended = s.command("run", "-f", s.config), &syncBuffer{}, make(chan error, 1)
+	if binary != "" {
+		s.cmd.Path, s.cmd.Args[0] = binary, binary
+	}
 	s.cmd.Stderr = s.log
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)

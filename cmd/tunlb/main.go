@@ -51,7 +51,7 @@ func runIn(ctx context.Context, args []string, in io.Reader, out, errOut io.Writ
 		return 0
 	}
 	if !errors.Is(err, errReported) {
-		fmt.Fprintln(errOut, "tunlb:", err)
+		sayLast(errOut, err)
 	}
 	return exitCode(err)
 }
@@ -107,6 +107,8 @@ func newApp() *cli.App {
 			undrainCommand(),
 			weightCommand(),
 			reloadCommand(),
+			upgradeCommand(),
+			superviseCommand(),
 			ipvsadmCommand(),
 			importCommand(),
 			cleanCommand(),

@@ -17,17 +17,25 @@ import (
 // openPorts makes the devices, each in a namespace cleaned of what a killed tunlb has left there. On an
 // error those made are closed again.
 func (d *daemon) openPorts() (attachments []tunlb.Attachment, err error) {
+	var inherited []int // and not yet a port's
 	defer func() {
 		if err != nil {
 			for _, a := range attachments {
 				a.Port.Close()
 			}
+			for _, fd := range inherited {
+				if fd > 0 {
+					closeDescriptor(fd)
+				}
+			}
 		}
 	}()
-	if d.box, err = openBoxPorts(d.cfg); err != nil {
+	if d.box, err = openBoxPorts(d.cfg, d.heritage); err != nil {
 		return nil, err
 	}
-	cleaned, macs := map[string]bool{}, ownMACs(d.cfg)
+	var cleaned map[string]bool
+	inherited, cleaned = d.inheritPorts()
+	macs, remembered := ownMACs(d.cfg), d.heritage.remembered()
 	for i, p := range d.cfg.Ports {
 		if !cleaned[p.NetNS] {
 			cleaned[p.NetNS] = true
@@ -42,10 +50,12 @@ func (d *daemon) openPorts() (attachments []tunlb.Attachment, err error) {
 				d.log.Warn().Str("port", p.Name).Msgf("undid %s that a killed tunlb had left", count(len(removed), "change"))
 			}
 		}
-		dev, err := openPort(p, macs[i])
+		dev, err := openPort(p, macs[i], inherited[i])
+		inherited[i] = 0
 		if err != nil {
 			return attachments, err
 		}
+		d.heritage.leavePort(&p, dev)
 		attachments = append(attachments, wiring.Attachment(p, dev, macs[i]))
 		if p.Box() {
 			link, err := net.InterfaceByName(p.Name)
@@ -60,14 +70,36 @@ func (d *daemon) openPorts() (attachments []tunlb.Attachment, err error) {
 			return attachments, err
 		}
 		d.networks = append(d.networks, &network{kernel: k, port: p, device: dev.Name()})
+		if before := remembered[heirloom(&p)]; before != nil {
+			if err := k.Recall(before); err != nil {
+				return attachments, err
+			}
+		}
 	}
 	return attachments, nil
 }
 
-// openPort makes, or takes, the device of a port. mac is tunlb's own on its segment.
-func openPort(p config.Port, mac packet.MAC) (port.Port, error) {
+// inheritPorts says which ports have a device already, and the namespaces in which what a predecessor has told the kernel is in force:
+// there nothing may be cleaned, or the kernel would handle for a moment what is tunlb's.
+func (d *daemon) inheritPorts() (inherited []int, inForce map[string]bool) {
+	inherited, inForce = make([]int, len(d.cfg.Ports)), map[string]bool{}
+	for i := range d.cfg.Ports {
+		p := &d.cfg.Ports[i]
+		if inherited[i] = d.heritage.port(p); inherited[i] > 0 && p.Type == config.TUN {
+			inForce[p.NetNS] = true
+		}
+	}
+	return inherited, inForce
+}
+
+// openPort makes, or takes, the device of a port. mac is tunlb's own on its segment. inherited is a predecessor's descriptor of the
+// device, 0 is none; it is openPort's.
+func openPort(p config.Port, mac packet.MAC, inherited int) (port.Port, error) {
 	offload, err := port.ParseOffload(p.Offload)
 	if err != nil {
+		if inherited > 0 {
+			closeDescriptor(inherited)
+		}
 		return nil, err
 	}
 	switch p.Type {
@@ -77,10 +109,10 @@ func openPort(p config.Port, mac packet.MAC) (port.Port, error) {
 		device := mac
 		device[0] = 0xfe
 		return port.OpenTAP(port.TAPConfig{
-			Name: p.Name, MTU: p.MTU, NetNS: p.NetNS, Offload: offload, MAC: device, Bridge: p.Bridge,
+			Name: p.Name, MTU: p.MTU, NetNS: p.NetNS, Offload: offload, MAC: device, Bridge: p.Bridge, Inherited: inherited,
 		})
 	case config.Packet:
-		cfg := port.PacketConfig{Interface: p.Name, NetNS: p.NetNS, Offload: offload}
+		cfg := port.PacketConfig{Interface: p.Name, NetNS: p.NetNS, Offload: offload, Inherited: inherited}
 		switch {
 		case p.Box():
 			cfg.Claim = &packet.Claim{} // nothing before somebody is there to take it
@@ -89,7 +121,7 @@ func openPort(p config.Port, mac packet.MAC) (port.Port, error) {
 		}
 		return port.OpenPacket(cfg)
 	default:
-		return port.OpenTUN(port.TUNConfig{Name: p.Name, MTU: p.MTU, NetNS: p.NetNS, Offload: offload})
+		return port.OpenTUN(port.TUNConfig{Name: p.Name, MTU: p.MTU, NetNS: p.NetNS, Offload: offload, Inherited: inherited})
 	}
 }
 

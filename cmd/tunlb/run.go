@@ -4,40 +4,45 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"runtime"
 	"runtime/pprof"
 	"syscall"
-	"time"
 
-	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
 
 	"github.com/tunlb/tunlb/stack"
 	"github.com/tunlb/tunlb/tunlb/config"
+	"github.com/tunlb/tunlb/tunlb/fdstore"
 )
 
 func runCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "run",
-		Usage: "balance as a configuration file says, until SIGINT or SIGTERM; SIGHUP reloads",
+		Usage: "balance as a configuration file says, until SIGINT or SIGTERM; SIGHUP reloads, SIGUSR2 upgrades",
 		Flags: []cli.Flag{
 			fileFlag(),
 			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "`LEVEL`: debug, info, warn or error"},
 			&cli.BoolFlag{Name: "log-json", Usage: "log JSON, one object a line"},
 			&cli.StringFlag{Name: "socket", Usage: "control socket `PATH`, instead of the file's", EnvVars: []string{"TUNLB_SOCKET"}},
 			&cli.BoolFlag{Name: "ipvsadm", Usage: "start without a file and without services, for ipvsadm to add; ends with the network namespace"},
+			&cli.BoolFlag{Name: "keep-capabilities", Usage: "give none up after the start, for health checks by commands that need more"},
 			&cli.StringFlag{Name: "cpuprofile", Usage: "write a CPU profile of the whole run to this `FILE`, for go tool pprof"},
 		},
 		Action: func(c *cli.Context) error {
-			log, err := newLogger(c)
+			lines, err := newLog(c)
 			if err != nil {
 				return err
 			}
-			ctx, stop := context.WithCancel(c.Context)
+			defer lines.Close(lastWords)
+			log := lines.Logger
+			ctx, end := context.WithCancelCause(c.Context)
+			stop := func() { end(nil) }
 			defer stop()
+			if err := followSupervisor(ctx, end); err != nil {
+				return err
+			}
 			var file string
 			cfg := config.Default()
 			if c.Bool("ipvsadm") {
@@ -66,17 +71,48 @@ func runCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			hup := make(chan os.Signal, 1)
-			signal.Notify(hup, syscall.SIGHUP) // from here on it no longer kills
-			defer signal.Stop(hup)
-			d, err := startDaemon(file, c.String("socket"), cfg, log)
+			orders := listenForOrders()
+			defer orders.stop()
+			store := fdstore.Open()
+			d, err := startDaemon(file, c.String("socket"), cfg, store, log)
 			if err != nil {
 				return errors.Join(err, endProfile())
 			}
+			d.lines = lines
+			d.succession = &succession{self: os.Args[0], end: end}
+			if !c.Bool("keep-capabilities") {
+				dropCapabilities(d.capabilities(), log)
+			}
 			makeRoom(len(cfg.Ports))
-			return errors.Join(d.serve(ctx, hup), d.close(), endProfile())
+			err = errors.Join(d.serve(ctx, orders), endProfile())
+			var next *successor
+			if err == nil && c.Context.Err() == nil && errors.As(context.Cause(ctx), &next) {
+				return d.giveWay(store, next)
+			}
+			if errors.Is(context.Cause(ctx), errNoSupervisor) {
+				err = errors.Join(err, errNoSupervisor)
+			} else {
+				d.manager.stopping()
+			}
+			return errors.Join(err, d.close())
 		},
 	}
+}
+
+// orders are signals that ask something of a daemon.
+type orders struct{ reload, upgrade chan os.Signal }
+
+// listenForOrders takes them from here on; before, they would kill.
+func listenForOrders() orders {
+	o := orders{reload: make(chan os.Signal, 1), upgrade: make(chan os.Signal, 1)}
+	signal.Notify(o.reload, syscall.SIGHUP)
+	notifyUpgrade(o.upgrade)
+	return o
+}
+
+func (o orders) stop() {
+	signal.Stop(o.reload)
+	signal.Stop(o.upgrade)
 }
 
 // profileCPU has the process sampled until end is called. Without a path nothing is, and end does nothing.
@@ -98,29 +134,6 @@ func profileCPU(path string) (end func() error, err error) {
 		}
 		return nil
 	}, nil
-}
-
-// newLogger logs to the error output: text for a person, JSON for a collector.
-func newLogger(c *cli.Context) (zerolog.Logger, error) {
-	level, err := zerolog.ParseLevel(c.String("log-level"))
-	if err != nil {
-		return zerolog.Nop(), usagef("--log-level %q: want debug, info, warn or error", c.String("log-level"))
-	}
-	var w io.Writer = c.App.ErrWriter
-	if !c.Bool("log-json") {
-		w = zerolog.ConsoleWriter{Out: w, NoColor: !colours(w), TimeFormat: time.TimeOnly}
-	}
-	return zerolog.New(w).Level(level).With().Timestamp().Logger(), nil
-}
-
-// colours says whether escapes may be written to w: to a terminal, and not against NO_COLOR.
-func colours(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 // makeRoom lets Go run a thread more for each lane. A lane that has fallen asleep in a system call keeps its processor, as Go calls

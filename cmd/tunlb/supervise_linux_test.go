@@ -1,0 +1,284 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/rs/zerolog"
+
+	"github.com/tunlb/tunlb/tunlb/fdstore"
+)
+
+// asChild makes the test binary be a supervisor's child: a real process that does what the variable says, and notes it
+// in the file that journalVariable names.
+const (
+	asChild         = "TUNLB_TEST_AS_CHILD"
+	journalVariable = "TUNLB_TEST_JOURNAL"
+)
+
+// beChild is what a child does. Each start is a line of the journal.
+func beChild(mode string) int {
+	journal := func(format string, args ...any) {
+		f, err := os.OpenFile(os.Getenv(journalVariable), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			panic(err)
+		}
+		defer f.Close()
+		fmt.Fprintf(f, format+"\n", args...)
+	}
+	store := fdstore.Open()
+	told := make(chan os.Signal, 16)
+	signal.Notify(told, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR2)
+	ready := func() { systemd.SdNotify(false, systemd.SdNotifyReady) }
+	die := func() {
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}
+	switch mode {
+	case "three": // code 3 at once
+		journal("start")
+		return exitConfig
+	case "seven":
+		journal("start")
+		return 7
+	case "well":
+		journal("start")
+		ready()
+		return 0
+	case "heir": // the first puts a pipe with a word into the store and dies, the second reads it
+		fd, ok := store.Take("pipe")
+		if !ok {
+			journal("first")
+			var p [2]int
+			syscall.Pipe2(p[:], syscall.O_CLOEXEC)
+			syscall.Write(p[1], []byte("word"))
+			if err := store.Put("pipe", p[0]); err != nil {
+				journal("put: %v", err)
+			}
+			ready()
+			die()
+		}
+		b := make([]byte, 10)
+		n, _ := syscall.Read(fd, b)
+		journal("second read %s", b[:n])
+		return 0
+	case "unfit": // it can't start with what the first has left
+		if store.Inherited() {
+			journal("unfit")
+			die()
+		}
+		if b, _ := os.ReadFile(os.Getenv(journalVariable)); len(b) > 0 {
+			journal("without")
+			return 0
+		}
+		journal("first")
+		r, _, _ := os.Pipe()
+		store.Put("poison", int(r.Fd()))
+		ready()
+		die()
+	case "signals":
+		journal("start")
+		ready()
+		for sig := range told {
+			journal("%v", sig)
+			if sig == syscall.SIGTERM {
+				return 5
+			}
+		}
+	case "deaf": // it says nothing more
+		journal("start")
+		signal.Ignore(syscall.SIGABRT, syscall.SIGTERM)
+		ready()
+		select {}
+	case "mute": // it says nothing more, but dies of SIGABRT
+		journal("start")
+		ready()
+		select {}
+	case "alive":
+		journal("start")
+		ready()
+		for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			systemd.SdNotify(false, systemd.SdNotifyWatchdog)
+		}
+		systemd.SdNotify(false, systemd.SdNotifyStopping)
+		time.Sleep(time.Second) // of which it needs not say anything
+		return 0
+	case "crashing": // again and again, after it was ready
+		journal("start %d", time.Now().UnixMilli())
+		ready()
+		if b, _ := os.ReadFile(os.Getenv(journalVariable)); bytes.Count(b, []byte("start")) == 6 {
+			return 0
+		}
+		die()
+	}
+	return 1
+}
+
+// supervised is a supervisor in this process, with a child of its own.
+type supervised struct {
+	*supervisor
+	t       *testing.T
+	journal string
+	log     *syncBuffer
+	ended   chan int
+}
+
+func newSupervised(t *testing.T, mode string, change func(*supervisor)) *supervised {
+	t.Helper()
+	u := &supervised{t: t, journal: filepath.Join(t.TempDir(), "journal"), log: &syncBuffer{}, ended: make(chan int, 1)}
+	t.Setenv(asChild, mode)
+	t.Setenv(journalVariable, u.journal)
+	t.Setenv("GORACE", "atexit_sleep_ms=0")
+	u.supervisor = &supervisor{times: ordinaryTimes(), log: zerolog.New(u.log), program: "/proc/self/exe", args: []string{"run"}, signals: make(chan os.Signal, 16)}
+	if change != nil {
+		change(u.supervisor)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		code, err := u.supervise()
+		if err != nil {
+			t.Error(err)
+		}
+		u.ended <- code
+	}()
+	t.Cleanup(func() {
+		u.signals <- syscall.SIGTERM
+		<-done
+	})
+	return u
+}
+
+func (u *supervised) wantEnd(code int) {
+	u.t.Helper()
+	select {
+	case got := <-u.ended:
+		if got != code {
+			u.t.Errorf("exit code %d, want %d; log:\n%s", got, code, u.log)
+		}
+	case <-time.After(patience):
+		u.t.Fatalf("the supervisor goes on; log:\n%s", u.log)
+	}
+}
+
+func (u *supervised) lines() []string {
+	b, _ := os.ReadFile(u.journal)
+	return strings.Split(strings.TrimSpace(string(b)), "\n")
+}
+
+func (u *supervised) wantJournal(want ...string) {
+	u.t.Helper()
+	if got := u.lines(); strings.Join(got, ",") != strings.Join(want, ",") {
+		u.t.Errorf("journal %q, want %q; log:\n%s", got, want, u.log)
+	}
+}
+
+func (u *supervised) untilJournal(last string) {
+	u.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		if lines := u.lines(); lines[len(lines)-1] == last {
+			return
+		}
+		if time.Now().After(end) {
+			u.t.Fatalf("journal %q, want %s; log:\n%s", u.lines(), last, u.log)
+		}
+	}
+}
+
+func TestSupervisorEnds(t *testing.T) {
+	for _, c := range []struct {
+		mode   string
+		code   int
+		starts int
+	}{
+		{"well", 0, 1},
+		{"three", exitConfig, 1},  // a file that is wrong stays wrong
+		{"seven", 7, giveUpAfter}, // five deaths before it balanced
+	} {
+		t.Run(c.mode, func(t *testing.T) {
+			u := newSupervised(t, c.mode, nil)
+			u.wantEnd(c.code)
+			if got := len(u.lines()); got != c.starts {
+				t.Errorf("%d starts, want %d", got, c.starts)
+			}
+		})
+	}
+}
+
+func TestSupervisorKeepsDescriptors(t *testing.T) {
+	u := newSupervised(t, "heir", nil)
+	u.wantEnd(0)
+	u.wantJournal("first", "second read word")
+}
+
+func TestSupervisorDropsPoison(t *testing.T) {
+	u := newSupervised(t, "unfit", nil)
+	u.wantEnd(0)
+	u.wantJournal("first", "unfit", "unfit", "without")
+	if !strings.Contains(u.log.String(), "poison") || !strings.Contains(u.log.String(), "Connections are lost") {
+		t.Errorf("the log does not say what was dropped:\n%s", u.log)
+	}
+}
+
+func TestSupervisorHandsSignalsOn(t *testing.T) {
+	u := newSupervised(t, "signals", nil)
+	u.untilJournal("start")
+	for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGUSR2, syscall.SIGTERM} {
+		u.signals <- sig
+		u.untilJournal(sig.String())
+	}
+	u.wantEnd(5) // and is not started again
+	u.wantJournal("start", "hangup", "user defined signal 2", "terminated")
+}
+
+func TestSupervisorBacksOff(t *testing.T) {
+	u := newSupervised(t, "crashing", func(s *supervisor) { s.first, s.longest = 20*time.Millisecond, 80*time.Millisecond })
+	u.wantEnd(0)
+	var at []int64
+	for _, line := range u.lines() {
+		var ms int64
+		fmt.Sscanf(line, "start %d", &ms)
+		at = append(at, ms)
+	}
+	if len(at) != 6 {
+		t.Fatalf("%d starts, want 6: it was ready each time", len(at))
+	}
+	for i, least := range []int64{0, 20, 40, 80, 80} {
+		if got := at[i+1] - at[i]; got < least {
+			t.Errorf("restart %d after %d ms, want %d at least", i+1, got, least)
+		}
+	}
+}
+
+func TestSupervisorWatchdog(t *testing.T) {
+	quick := func(s *supervisor) {
+		s.watchdog, s.abort = 300*time.Millisecond, 100*time.Millisecond
+		s.first = time.Hour // for one death
+	}
+	for mode, want := range map[string]string{"mute": "status 2", "deaf": "signal: killed"} { // Go ends with 2 of a SIGABRT
+		t.Run(mode, func(t *testing.T) {
+			u := newSupervised(t, mode, quick)
+			for end := time.Now().Add(patience); !strings.Contains(u.log.String(), "has died"); time.Sleep(5 * time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("a child that says nothing lives on:\n%s", u.log)
+				}
+			}
+			if log := u.log.String(); !strings.Contains(log, want) || !strings.Contains(log, "has said nothing in time") {
+				t.Errorf("want %s in\n%s", want, log)
+			}
+		})
+	}
+	t.Run("alive", func(t *testing.T) {
+		u := newSupervised(t, "alive", quick)
+		u.wantEnd(0)
+		u.wantJournal("start")
+	})
+}

@@ -1,0 +1,129 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// outcome is what a case has shown. The zero value is ready; it has failed while it has no figure.
+type outcome struct {
+	checks []check
+}
+
+// check is a figure beside its target, or a proof that the attack happened.
+type check struct {
+	what, got, want string
+	proof, ok       bool
+}
+
+func (o *outcome) add(ok, proof bool, what, got, want string) {
+	o.checks = append(o.checks, check{what, got, want, proof, ok})
+}
+
+// atLeast and atMost are figures; unit is printed behind them.
+func (o *outcome) atLeast(what string, got, want float64, unit string) {
+	o.add(got >= want, false, what, figure(got, unit), ">= "+figure(want, unit))
+}
+
+func (o *outcome) atMost(what string, got, want float64, unit string) {
+	o.add(got <= want, false, what, figure(got, unit), "<= "+figure(want, unit))
+}
+
+// within is a time and its limit.
+func (o *outcome) within(what string, got, want time.Duration) {
+	o.add(got <= want, false, what, rounded(got), "<= "+rounded(want))
+}
+
+// holds is something that is so or not; detail says what is there instead.
+func (o *outcome) holds(what string, ok bool, detail string) {
+	got := "yes"
+	if !ok {
+		got = "no: " + strings.TrimSpace(detail)
+	}
+	o.add(ok, false, what, got, "yes")
+}
+
+// prove is what shows that the attack happened.
+func (o *outcome) prove(what string, got, atLeast float64, unit string) {
+	o.add(got >= atLeast, true, what, figure(got, unit), ">= "+figure(atLeast, unit))
+}
+
+// failed says whether something is below its target, or nothing was measured or proven at all.
+func (o *outcome) failed() bool {
+	if o == nil {
+		return true
+	}
+	figures, proofs := 0, 0
+	for _, c := range o.checks {
+		if !c.ok {
+			return true
+		}
+		if c.proof {
+			proofs++
+		} else {
+			figures++
+		}
+	}
+	return figures == 0 || proofs == 0
+}
+
+// failures are the names of what is below its target.
+func (o *outcome) failures() (names []string) {
+	if o == nil {
+		return nil
+	}
+	for _, c := range o.checks {
+		if !c.ok {
+			names = append(names, c.what)
+		}
+	}
+	return names
+}
+
+func (o *outcome) print(w io.Writer) {
+	if o == nil {
+		return
+	}
+	for _, c := range o.checks {
+		verdict := "ok    "
+		if !c.ok {
+			verdict = "BELOW "
+		}
+		kind := ""
+		if c.proof {
+			kind = "proof: "
+		}
+		fmt.Fprintf(w, "  %s%-58s %14s   wants %s\n", verdict, kind+c.what, c.got, c.want)
+	}
+}
+
+func (o *outcome) String() string {
+	var b strings.Builder
+	o.print(&b)
+	return b.String()
+}
+
+func figure(v float64, unit string) string {
+	text := fmt.Sprintf("%.1f", v)
+	if v == float64(int64(v)) {
+		text = fmt.Sprint(int64(v))
+	}
+	if unit == "" {
+		return text
+	}
+	return text + " " + unit
+}
+
+func rounded(d time.Duration) string {
+	switch {
+	case d >= 10*time.Second:
+		return d.Round(100 * time.Millisecond).String()
+	case d >= 10*time.Millisecond:
+		return d.Round(time.Millisecond).String()
+	}
+	return d.Round(10 * time.Microsecond).String()
+}

@@ -1,0 +1,231 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tunlb/tunlb/labnet/netns"
+)
+
+// programVariable names the folder of the tortured program.
+const programVariable = "TUNLB_TORTURE_PROGRAM"
+
+func TestMain(m *testing.M) {
+	os.Exit(netns.Main(func() int {
+		dir, err := os.MkdirTemp("", "torture-test")
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		os.Setenv(programVariable, dir)
+		return m.Run()
+	}))
+}
+
+// program builds tunlb once for all tests: what is tortured is the program, in a process of its own.
+var program = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(os.Getenv(programVariable), "tunlb")
+	cmd := exec.Command("go", "build", "-o", path, "github.com/tunlb/tunlb/cmd/tunlb")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", errors.Join(err, errors.New(string(out)))
+	}
+	return path, nil
+})
+
+// small are the options of the short form.
+func small(t *testing.T) options {
+	t.Helper()
+	if err := netns.Check(); err != nil {
+		t.Skip(err)
+	}
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "torture") // t.TempDir is too long for a socket's name
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return options{tunlb: path, short: true, dir: dir, log: t.Logf}
+}
+
+// shown runs a case; what this machine cannot do is left out.
+func shown(t *testing.T, run func(context.Context, options) (*outcome, error)) *outcome {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	out, err := run(ctx, small(t))
+	var unsupported *netns.Unsupported
+	if errors.As(err, &unsupported) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// loaded are the figures that depend on who else works on the machine: the short form, which shares it with other tests, does not
+// judge them. `make torture` does.
+var loaded = []string{
+	"the flow of 300 Mbit/s, of what it has without the flood",
+	"new connections, of what succeeds without the flood",
+	"idle afterwards, of a processor",
+	"SYNs sent",
+	"connections opened meanwhile",
+	"longest gap",
+	"echoes, of those without it",
+	"longest echo",
+}
+
+// TestFaults: every case holds with small numbers.
+func TestFaults(t *testing.T) {
+	for _, f := range faults {
+		t.Run(f.name, func(t *testing.T) {
+			out := shown(t, f.run)
+			t.Logf("\n%s", out)
+			if len(out.checks) == 0 {
+				t.Fatal("nothing was measured")
+			}
+			for _, name := range out.failures() {
+				if !slices.Contains(loaded, name) {
+					t.Errorf("below target: %s", name)
+				}
+			}
+		})
+	}
+}
+
+// TestNegativeControls: with its protection off, or without its attack, each case fails, and by the very figure that is to tell.
+func TestNegativeControls(t *testing.T) {
+	broken := func(run func(context.Context, options, way, deviceBroken) (*outcome, error), w way, b deviceBroken) func(context.Context, options) (*outcome, error) {
+		return func(ctx context.Context, o options) (*outcome, error) { return run(ctx, o, w, b) }
+	}
+	for _, c := range []struct {
+		name  string
+		run   func(context.Context, options) (*outcome, error)
+		fails string // a figure that has to
+	}{
+		{"synflood without a flood", func(ctx context.Context, o options) (*outcome, error) {
+			return synflood(ctx, o, onPacket, synfloodBroken{noFlood: true})
+		}, "SYNs sent"},
+		{"synflood against a table that is full of established flows", func(ctx context.Context, o options) (*outcome, error) {
+			return synflood(ctx, o, onPacket, synfloodBroken{full: true})
+		}, "new connections, of what succeeds without the flood"},
+		{"server killed, and nobody checks it", func(ctx context.Context, o options) (*outcome, error) {
+			return killServer(ctx, o, onTUN, serverBroken{unchecked: true})
+		}, "new connections avoid it after"},
+		{"server silent, and nobody checks it", func(ctx context.Context, o options) (*outcome, error) {
+			return silenceServer(ctx, o, onTUN, serverBroken{unchecked: true})
+		}, "new connections avoid it after"},
+		{"server unharmed", func(ctx context.Context, o options) (*outcome, error) {
+			return killServer(ctx, o, onTUN, serverBroken{unharmed: true})
+		}, "transfers of the server's that the fault has ended"},
+		{"reloads that reset the deleted server's connections", func(ctx context.Context, o options) (*outcome, error) {
+			return reloads(ctx, o, onTUN, reloadsBroken{reset: true})
+		}, "connections of before still there"},
+		{"reloads of the same file", func(ctx context.Context, o options) (*outcome, error) {
+			return reloads(ctx, o, onTUN, reloadsBroken{same: true})
+		}, "reloads that changed something"},
+		{"device deleted under a tunlb that hangs", broken(deleteDevice, onTUN, deviceBroken{hung: true}), "recreated, or ended"},
+		{"device down for good", broken(flapDevice, onTUN, deviceBroken{down: true}), "a new connection succeeds after"},
+		{"killed in place of being stopped", func(ctx context.Context, o options) (*outcome, error) {
+			return startStop(ctx, o, onTUN, startstopBroken{killed: true})
+		}, "what the kernel has been told is as before, each time"},
+		{"engines that are not closed", func(ctx context.Context, o options) (*outcome, error) {
+			return engines(ctx, o, startstopBroken{leak: true})
+		}, "descriptors more than at the start"},
+		{"uptime with the clock as it is", func(ctx context.Context, o options) (*outcome, error) {
+			return uptime(ctx, o, onTUN, uptimeBroken{unmoved: true})
+		}, "uptime that tunlb is told"},
+		{"connections remembered for too long", func(ctx context.Context, o options) (*outcome, error) {
+			return uptime(ctx, o, onTUN, uptimeBroken{late: true})
+		}, "the last of them is forgotten after"},
+		{"kill -9 without a supervisor", func(ctx context.Context, o options) (*outcome, error) {
+			return kill9(ctx, o, onTUN, handoverBroken{alone: true})
+		}, "transfers that finish with the right SHA-256"},
+		{"upgrade by killing", func(ctx context.Context, o options) (*outcome, error) {
+			return upgrade(ctx, o, onTUN, handoverBroken{alone: true})
+		}, "transfers that finish with the right SHA-256"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out := shown(t, c.run)
+			if !out.failed() || !slices.Contains(out.failures(), c.fails) {
+				t.Errorf("%q has not failed:\n%s", c.fails, out)
+			}
+		})
+	}
+}
+
+// TestWallRule: what the rule about the wall clock finds, and what it leaves alone.
+func TestWallRule(t *testing.T) {
+	for _, c := range []struct{ body, want string }{
+		{"time.Now().Sub(then) > time.Second", ""},
+		{"time.Since(then)", ""},
+		{"time.Unix(0, ticks)", ""},
+		{"x.Round(time.Second)", ""},
+		{"time.Now().Unix() - then", "Unix()"},
+		{"uint64(time.Now().UnixNano())", "UnixNano()"},
+		{"time.Now().Round(0)", "Round(0)"},
+		{"unix.ClockGettime(unix.CLOCK_REALTIME, &ts)", "CLOCK_REALTIME"},
+		{"unix.Gettimeofday(&tv)", "Gettimeofday"},
+	} {
+		found, err := wallUsesIn("x.go", []byte("package x\nvar y = "+c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(found, " "); c.want == "" && got != "" || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.body, got, c.want)
+		}
+	}
+}
+
+// TestOutcome: no figure and no proof is a failure, as is one below its target.
+func TestOutcome(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		make func(*outcome)
+		want bool
+	}{
+		{"nothing", func(*outcome) {}, true},
+		{"no proof", func(o *outcome) { o.atMost("x", 0, 1, "") }, true},
+		{"a proof alone", func(o *outcome) { o.prove("x", 1, 1, "") }, true},
+		{"both", func(o *outcome) { o.prove("x", 1, 1, ""); o.atMost("y", 1, 1, "") }, false},
+		{"no attack", func(o *outcome) { o.prove("x", 0, 1, ""); o.atMost("y", 1, 1, "") }, true},
+		{"too much", func(o *outcome) { o.prove("x", 1, 1, ""); o.atMost("y", 2, 1, "") }, true},
+		{"too late", func(o *outcome) { o.prove("x", 1, 1, ""); o.within("y", 2, 1) }, true},
+	} {
+		var o outcome
+		c.make(&o)
+		if o.failed() != c.want {
+			t.Errorf("%s: failed is %v", c.name, o.failed())
+		}
+	}
+}
+
+// TestParse: the command line.
+func TestParse(t *testing.T) {
+	for _, c := range []struct {
+		args string
+		want int // cases, -1 an error
+	}{
+		{"", len(faults)}, {"-only synflood", 2}, {"-only kill9-tap,clock", 3}, {"-only nothing", -1}, {"-time 1ms", -1}, {"word", -1},
+	} {
+		_, chosen, _, err := parse(strings.Fields(c.args))
+		if err != nil != (c.want < 0) || err == nil && len(chosen) != c.want {
+			t.Errorf("%q: %d cases, %v", c.args, len(chosen), err)
+		}
+	}
+}

@@ -1,0 +1,222 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tunlb/tunlb/labnet"
+	"github.com/tunlb/tunlb/labnet/netns"
+)
+
+// transfers are downloads of random sizes at the same time, each as slow as it has to be to last as long as it is wanted. What comes
+// is held against its SHA-256. Whoever starts them waits for them.
+type transfers struct {
+	all     []*transfer
+	started atomic.Int64
+	ended   atomic.Int64
+	running sync.WaitGroup
+	sums    *sums
+}
+
+// transfer is one of them. Its results are valid when it has ended, server and conn once it is started.
+type transfer struct {
+	size    int64
+	server  string
+	conn    net.Conn
+	started chan struct{} // closed when the first bytes are there, or the transfer has failed
+	err     error         // nil iff all has come, and is what was sent
+}
+
+// startTransfers opens n connections, of sizes between least and most, that last about as long as said.
+func startTransfers(ctx context.Context, ns *netns.NS, n int, least, most int64, lasting time.Duration) *transfers {
+	t := &transfers{sums: &sums{by: map[int64][]byte{}}}
+	// A hundred sizes: each of them is hashed once to know what is right.
+	var sizes [100]int64
+	for i := range sizes {
+		sizes[i] = least + rand.Int64N(most-least+1)
+	}
+	opening := make(chan struct{}, 50) // at a time: a thousand SYNs at once are an attack of its own
+	for i := range n {
+		one := &transfer{size: sizes[i%len(sizes)], started: make(chan struct{})}
+		t.all = append(t.all, one)
+		t.running.Go(func() { // ends with its connection
+			opening <- struct{}{}
+			begun := sync.OnceFunc(func() { <-opening; t.started.Add(1); close(one.started) })
+			defer begun()
+			one.err = one.run(ctx, ns, t.sums, lasting, begun)
+			t.ended.Add(1)
+		})
+	}
+	return t
+}
+
+// pieces is in how many steps a transfer is read: as many pauses as that.
+const pieces = 60
+
+// stalled is for how long nothing may come: longer than TCP's retransmissions need after the longest gap that any case allows.
+const stalled = 30 * time.Second
+
+func (one *transfer) run(ctx context.Context, ns *netns.NS, sums *sums, lasting time.Duration, begun func()) error {
+	dialing, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, err := ns.DialContext(dialing, "tcp", at(webPort))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	one.conn = conn
+	if err := conn.SetDeadline(time.Now().Add(stalled)); err != nil {
+		return err
+	}
+	// The kernel is to hold little of it back, or all would be here before the fault comes.
+	_ = conn.(*net.TCPConn).SetReadBuffer(16 << 10)
+	if _, err := fmt.Fprintf(conn, "GET /bytes/%d HTTP/1.1\r\nHost: torture\r\nConnection: close\r\n\r\n", one.size); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(bufio.NewReaderSize(conn, 4<<10), nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	one.server = resp.Header.Get("Server")
+	begun()
+	return one.read(ctx, conn, resp.Body, sums, lasting)
+}
+
+func (one *transfer) read(ctx context.Context, conn net.Conn, body io.Reader, sums *sums, lasting time.Duration) error {
+	got := sha256.New()
+	piece := one.size/pieces + 1
+	tick := time.NewTicker(lasting / pieces)
+	defer tick.Stop()
+	for left := one.size; left > 0; {
+		n, err := io.CopyN(got, body, min(piece, left))
+		left -= n
+		if err != nil {
+			return fmt.Errorf("after %d of %d bytes: %w", one.size-left, one.size, err)
+		}
+		if err := conn.SetDeadline(time.Now().Add(stalled)); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	if !bytes.Equal(got.Sum(nil), sums.of(one.size)) {
+		return fmt.Errorf("%d bytes are not what was sent", one.size)
+	}
+	return nil
+}
+
+// sums are the right ones by size. Safe for concurrent use.
+type sums struct {
+	mu sync.Mutex
+	by map[int64][]byte
+}
+
+func (s *sums) of(size int64) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by[size] == nil {
+		var h hash.Hash = sha256.New()
+		_, _ = io.Copy(h, labnet.Bytes(size)) // neither of them fails
+		s.by[size] = h.Sum(nil)
+	}
+	return s.by[size]
+}
+
+// untilRunning waits until every transfer has begun.
+func (t *transfers) untilRunning(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
+	defer cancel()
+	for _, one := range t.all {
+		select {
+		case <-one.started:
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d transfers have begun: %w", t.started.Load(), len(t.all), ctx.Err())
+		}
+	}
+	return nil
+}
+
+// underWay is how many have begun and not ended.
+func (t *transfers) underWay() int { return int(t.started.Load() - t.ended.Load()) }
+
+// giveUpOn ends those of a server, which may hear of nothing any more.
+func (t *transfers) giveUpOn(server string) {
+	for _, one := range t.all {
+		if one.server == server {
+			one.conn.Close()
+		}
+	}
+}
+
+// tally is what became of transfers.
+type tally struct {
+	right, broken, resets int
+	first                 error // of those broken
+}
+
+func (y *tally) add(one *transfer) {
+	if one.err == nil {
+		y.right++
+		return
+	}
+	y.broken++
+	if wasReset(one.err) {
+		y.resets++
+	}
+	if y.first == nil {
+		y.first = fmt.Errorf("from %s: %w", one.server, one.err)
+	}
+}
+
+// finished are transfers that have ended.
+type finished []*transfer
+
+// wait waits for all of them.
+func (t *transfers) wait() finished {
+	t.running.Wait()
+	return t.all
+}
+
+// by counts the transfers from some servers, and those of all others.
+func (f finished) by(some func(server string) bool) (theirs, others tally) {
+	for _, one := range f {
+		if some(one.server) {
+			theirs.add(one)
+		} else {
+			others.add(one)
+		}
+	}
+	return theirs, others
+}
+
+// tally counts them all.
+func (f finished) tally() tally {
+	_, all := f.by(func(string) bool { return false })
+	return all
+}
+
+// err is that of the first that is broken.
+func (f finished) err() error {
+	if y := f.tally(); y.first != nil {
+		return errors.Join(fmt.Errorf("%d transfers are broken", y.broken), y.first)
+	}
+	return nil
+}
