@@ -8,8 +8,8 @@ import (
 )
 
 // Fastpath is the kernel of the box carrying connections that tunlb has opened. What it does not carry comes to
-// tunlb as before: packets that open or end a connection (TCP SYN, FIN, RST), fragments, ICMP, and all of a
-// connection that has not been handed over. One goroutine of the engine calls it; it may block. Its owner closes it,
+// tunlb as before: packets that open a connection (TCP SYN), fragments, ICMP, all of a connection that has not been handed
+// over, and, where the kernel can't tell of them (Ends), those that end one. One goroutine of the engine calls it; it may block. Its owner closes it,
 // after the engine, and that ends what it carries.
 type Fastpath interface {
 	// Carry hands connections over, and says of each in turn why the kernel does not carry it; nil if it does. An
@@ -20,6 +20,9 @@ type Fastpath interface {
 	Release(conns []Carried, last func(Usage)) error
 	// Usage visits what the kernel has counted for each direction of each connection that it carries, from the beginning.
 	Usage(visit func(Usage)) error
+	// Ends gets segments with FIN or RST that the kernel has carried, within some milliseconds. Some may be lost. What is received is
+	// the receiver's. It is nil, or silent, where such segments come to tunlb.
+	Ends() <-chan []End
 	// Changes gets a value when ways have changed, so that connections may have become stale: see Usage.
 	Changes() <-chan struct{}
 }
@@ -27,6 +30,13 @@ type Fastpath interface {
 // Carried is a connection as its two ends see it: what the client sends is translated from Outer to Inner, and what
 // the server sends from Inner's reverse to Outer's.
 type Carried struct{ Outer, Inner packet.Tuple }
+
+// End is a TCP segment with FIN or RST that the kernel has carried, as it came.
+type End struct {
+	Tuple  packet.Tuple
+	Flags  uint8
+	Header []byte // of IP and TCP, perhaps without all options: for those who look on
+}
 
 // Usage is what the kernel has counted of one direction. Packets are as the kernel sees them: a super-packet is one.
 type Usage struct {

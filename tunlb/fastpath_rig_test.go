@@ -21,6 +21,7 @@ type memoryPath struct {
 	broken  error               // what Release and Usage answer
 	carried []Carried           // all that Carry was asked for, in order
 	changes chan struct{}
+	ends    chan []End
 	now     func() time.Duration
 }
 
@@ -32,7 +33,7 @@ type memoryConn struct {
 }
 
 func newMemoryPath() *memoryPath {
-	return &memoryPath{conns: map[packet.Tuple]*memoryConn{}, changes: make(chan struct{}, 1)}
+	return &memoryPath{conns: map[packet.Tuple]*memoryConn{}, changes: make(chan struct{}, 1), ends: make(chan []End)}
 }
 
 func (p *memoryPath) Carry(conns []Carried) []error {
@@ -90,6 +91,8 @@ func (p *memoryPath) visit(c *memoryConn, visit func(Usage)) {
 		visit(Usage{Outer: c.Outer, Direction: d, Packets: c.packets[d], Bytes: c.bytes[d], Idle: p.now() - c.last, Stale: c.stale})
 	}
 }
+
+func (p *memoryPath) Ends() <-chan []End { return p.ends }
 
 func (p *memoryPath) Changes() <-chan struct{} { return p.changes }
 

@@ -291,6 +291,8 @@ func (c *carrier) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case ends := <-c.path.Ends():
+			c.ended(ends)
 		case <-c.path.Changes():
 			soon()
 		case <-next.C:

@@ -572,6 +572,11 @@ func TestCarrierRuns(t *testing.T) {
 	r.path.mu.Unlock()
 	r.path.changes <- struct{}{}
 	until("the changed way is noticed", func() bool { return r.path.len() == 0 })
+	r.fromClient(40001, syn, pt.Seq(1000))
+	until("another connection is carried", func() bool { return r.path.len() == 1 })
+	f := r.family
+	r.path.ends <- []End{{Tuple: packet.TupleOf(packet.ProtoTCP, at(f.client, 40001), at(f.vip, 80)), Flags: packet.TCPRst}}
+	until("its reset is noticed", func() bool { return r.path.len() == 0 })
 	cancel()
 	wg.Wait()
 }

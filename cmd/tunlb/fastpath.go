@@ -100,6 +100,14 @@ func (p *fastpath) Changes() <-chan struct{} {
 	return nil
 }
 
+// Ends implements tunlb.Fastpath.
+func (p *fastpath) Ends() <-chan []tunlb.End {
+	if k := p.open.Load(); k != nil {
+		return k.ends
+	}
+	return nil
+}
+
 // kernelPath has package nft carry connections, to next hops by the kernel's routes. But for close its methods are the
 // engine's goroutine's.
 type kernelPath struct {
@@ -107,6 +115,8 @@ type kernelPath struct {
 	carrier    *nft.Carrier
 	conns      map[packet.Tuple]nft.Conn // what is carried, by Outer
 	links      map[int]link              // interfaces that connections come and go by
+	ends       chan []tunlb.End
+	closed     chan struct{}
 }
 
 type link struct {
@@ -124,10 +134,32 @@ func openKernelPath(limit int, h *heritage) (*kernelPath, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	return &kernelPath{neighbours: n, carrier: c, conns: map[packet.Tuple]nft.Conn{}, links: map[int]link{}}, nil
+	p := &kernelPath{
+		neighbours: n, carrier: c, conns: map[packet.Tuple]nft.Conn{}, links: map[int]link{},
+		ends: make(chan []tunlb.End), closed: make(chan struct{}),
+	}
+	go p.follow() // until close
+	return p, nil
 }
 
-func (p *kernelPath) close() error { return errors.Join(p.carrier.Close(), p.neighbours.Close()) }
+func (p *kernelPath) close() error {
+	close(p.closed)
+	return errors.Join(p.carrier.Close(), p.neighbours.Close())
+}
+
+// follow passes on what ends connections.
+func (p *kernelPath) follow() {
+	_ = p.carrier.Ends(func(ends []nft.End) {
+		out := make([]tunlb.End, len(ends))
+		for i, e := range ends {
+			out[i] = tunlb.End(e)
+		}
+		select {
+		case p.ends <- out:
+		case <-p.closed:
+		}
+	})
+}
 
 // carry hands those over that have a way in both directions.
 func (p *kernelPath) carry(carried []tunlb.Carried) []error {

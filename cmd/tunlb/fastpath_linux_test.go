@@ -167,6 +167,40 @@ func TestFastpathMany(t *testing.T) {
 	})
 }
 
+// TestFastpathEnds: the end of a connection does not come by tunlb either, but is known soon, orderly or not.
+func TestFastpathEnds(t *testing.T) {
+	config := fastConfig + `  - {name: tcpecho6, listen: "[2001:db8:113::22]:7/tcp", servers: ["2001:db8:c0::10"]}
+`
+	fast(t, config, func(s *site) {
+		for i, vip := range vips {
+			service := []string{"tcpecho", "tcpecho6"}[i]
+			for range 2 {
+				conn := s.lasting(s.dial("client", "tcp", hostPort(vip, 7)))
+				s.carriedWith(conn, 1)
+				before := s.status().Ports[0].RxPackets
+				s.must(conn.Close())
+				s.carried(0)
+				if n := s.status().Ports[0].RxPackets - before; n > 0 {
+					t.Errorf("%s: %d packets of the end have passed tunlb", service, n)
+				}
+			}
+			for _, srv := range s.service(service).Servers {
+				if srv.Active > 0 {
+					t.Errorf("%s: %d connections to %s are active when all are over", service, srv.Active, srv.Name)
+				}
+			}
+		}
+		conn := s.lasting(s.dial("client", "tcp", hostPort(labnet.VIP, 7)))
+		s.carriedWith(conn, 1)
+		s.must(conn.(*net.TCPConn).SetLinger(0))
+		s.must(conn.Close())
+		s.carried(0)
+		if list := s.done("conns", "--service", "tcpecho"); !strings.Contains(list, "CLOSE ") {
+			t.Errorf("a connection that was reset:\n%s", list)
+		}
+	})
+}
+
 // TestFastpathSessions: echoes through the kernel, and by tunlb again while a server is drained.
 func TestFastpathSessions(t *testing.T) {
 	fast(t, fastConfig, func(s *site) {

@@ -241,7 +241,7 @@ func (c *child) watch() {
 			alive := c.heed(n)
 			switch {
 			case c.watchdog == 0, c.stopping, fate == "", fate == notEnded:
-			case false: // by itself; it has other things to do than to say so
+			case n.key == "STOPPING": // by itself; it has other things to do than to say so
 				fate = notEnded
 				deadline.Reset(c.stop)
 			case alive:

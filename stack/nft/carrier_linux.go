@@ -14,8 +14,10 @@ import (
 )
 
 // Carrier has the kernel carry connections: packets of theirs that come by the interfaces given to Set, for these' own
-// MACs, are translated and sent on right there, their TTL one less. It does not carry TCP segments with SYN, FIN or RST, fragments,
-// IPv4 options, IPv6 extension headers, tagged (VLAN) packets, nor what has no time left: those are as if it were not there.
+// MACs, are translated and sent on right there, their TTL one less. It does not carry what opens TCP connections (SYN), fragments,
+// IPv4 options, IPv6 extension headers, tagged (VLAN) packets, nor what has no time left: those are as if it were not there. Segments
+// with FIN or RST it carries and tells of (Ends), where the kernel has nfnetlink_log and a group that is free; elsewhere it does
+// not carry them.
 //
 // The box's own nftables rules at ingress are before it, up to priority 99; all its others are passed by. It does not look at
 // the MTU of the way out, and sends no ICMP: a connection should be added only if what its ends send fits. Should the way out's
@@ -28,6 +30,7 @@ type Carrier struct {
 	table  string
 	limit  int
 	opened time.Time
+	ends   *notices     // nil where the kernel can't tell of packets
 	count  atomic.Int64 // of connections
 
 	mu     sync.Mutex // guards the following
@@ -36,6 +39,7 @@ type Carrier struct {
 	known  ledger
 	// foreign says that the table is a predecessor's: what it carries is not in known.
 	foreign bool
+	tells   bool  // the table has rules that tell of ends
 	todo    []int // scratch, as is the next
 	gone    []entry
 
@@ -89,9 +93,34 @@ func (c *Carrier) open(netnsPath string) error {
 	if c.reader, err = open(netnsPath); err != nil {
 		return err
 	}
-	c.socket.start(&c.batch, c.table)
-	c.writeTable()
-	return c.socket.apply(&c.batch)
+	c.listen(netnsPath)
+	return c.make(false)
+}
+
+// listen has the kernel tell of the ends of connections, if it can.
+func (c *Carrier) listen(netnsPath string) {
+	ends, err := openNotices(netnsPath)
+	if c.tells = err == nil; c.tells {
+		c.ends = ends
+	}
+}
+
+// make makes the table, in place of a predecessor's perhaps: all that is needed but the interfaces. A kernel that has no log at ingress
+// refuses what tells of ends.
+func (c *Carrier) make(again bool) error {
+	for {
+		c.socket.start(&c.batch, c.table)
+		if again {
+			c.batch.ownTable()
+			c.batch.deleteTable()
+		}
+		c.writeTable()
+		err := c.socket.apply(&c.batch)
+		if err == nil || !c.tells {
+			return err
+		}
+		c.tells = false
+	}
 }
 
 // writeTable writes all that is needed but the interfaces.
@@ -102,6 +131,28 @@ func (c *Carrier) writeTable() {
 		b.set(uint32(i+1), f.connections(c.limit))
 		b.chain(f.chain("carry"))
 		f.carry(b)
+		if c.tells {
+			f.carryEnds(b, c.ends.group)
+		}
+	}
+}
+
+// Ends tells of segments with FIN or RST that are carried, some at a time and up to 10 ms late, until Close, which is no error. What
+// visit gets is its own. Ends returns at once where the kernel can't tell: there such segments are not carried. When more come than
+// are read, some are carried and not told of. One goroutine at a time may call it.
+func (c *Carrier) Ends(visit func([]End)) error {
+	if c.ends == nil {
+		return nil
+	}
+	for {
+		ends, err := c.ends.read()
+		switch {
+		case errors.Is(err, os.ErrClosed):
+			return nil
+		case err != nil:
+			return fmt.Errorf("read ends of connections: %w", err)
+		}
+		visit(ends)
 	}
 }
 
@@ -332,6 +383,9 @@ func (c *Carrier) Close() error {
 	c.count.Store(0)
 	c.mu.Unlock()
 	var errs []error
+	if err := c.ends.close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		errs = append(errs, err)
+	}
 	for _, s := range []*socket{reader, writer} {
 		if s != nil {
 			errs = append(errs, s.close())

@@ -40,11 +40,13 @@ func (f *family) ordinary() []expression {
 	}
 }
 
-// carry writes the rules: for TCP, for UDP, and for UDP without a checksum, which is to stay without (IPv4 only).
+// carry writes the rules: for TCP, for the answer to what opens a connection, for UDP, and for UDP without a checksum, which is to stay without (IPv4 only).
 func (f *family) carry(b *batch) {
 	const tcpSum, udpSum = 16, 6
 	b.rule(f.chain("carry"), "carry TCP (CONFIG_NFT_FWD_NETDEV)", f.translate(packet.ProtoTCP, tcpSum,
 		load(transport, 13, 1, reg0), mask(reg0, packet.TCPFin|packet.TCPSyn|packet.TCPRst), equal(reg0, 0))...)
+	b.rule(f.chain("carry"), "carry TCP's answers", f.translate(packet.ProtoTCP, tcpSum,
+		load(transport, 13, 1, reg0), mask(reg0, packet.TCPFin|packet.TCPSyn|packet.TCPRst|packet.TCPAck), equal(reg0, packet.TCPSyn|packet.TCPAck))...)
 	b.rule(f.chain("carry"), "carry UDP", f.translate(packet.ProtoUDP, udpSum,
 		load(transport, udpSum, 2, reg0), compare(reg0, unix.NFT_CMP_NEQ, 0, 0))...)
 	if f == ipv4 {
@@ -53,8 +55,21 @@ func (f *family) carry(b *batch) {
 	}
 }
 
+// carryEnds writes the rule for what ends TCP connections: carried like the others, and told of to the group.
+func (f *family) carryEnds(b *batch, group uint16) {
+	const tcpSum = 16
+	b.rule(f.chain("carry"), "carry TCP's ends (CONFIG_NFT_LOG)", f.translated(packet.ProtoTCP, tcpSum, []expression{tell(group)},
+		load(transport, 13, 1, reg0), mask(reg0, packet.TCPSyn), equal(reg0, 0),
+		load(transport, 13, 1, reg0), mask(reg0, packet.TCPFin|packet.TCPRst), compare(reg0, unix.NFT_CMP_NEQ, 0))...)
+}
+
 // translate is a rule for one protocol, whose checksum is at sum; 0 is none.
 func (f *family) translate(proto uint8, sum int, conditions ...expression) []expression {
+	return f.translated(proto, sum, nil, conditions...)
+}
+
+// translated is translate with something to be done with what is found before it is changed.
+func (f *family) translated(proto uint8, sum int, before []expression, conditions ...expression) []expression {
 	rule := []expression{load(network, f.next, 1, reg0), equal(reg0, proto)}
 	rule = append(rule, conditions...)
 
@@ -62,6 +77,7 @@ func (f *family) translate(proto uint8, sum int, conditions ...expression) []exp
 	rule = append(rule,
 		load(network, f.src, 2*f.addr.bytes, reg0), load(transport, 0, 4, ports), load(network, f.next, 1, ports+1),
 		find(f.chain("connections"), reg0, reg0))
+	rule = append(rule, before...)
 
 	next := ports + 1
 	device := next.past(f.addr.bytes)

@@ -174,6 +174,16 @@ func verdict(code uint32, chain string) expression {
 	})
 }
 
+// tell copies the packet's headers to who has the group.
+func tell(group uint16) expression {
+	return named("log", func(b *batch) {
+		b.attribute(unix.NFTA_LOG_GROUP, 2)
+		b.buf = be.AppendUint16(b.buf, group)
+		b.pad()
+		b.u32(unix.NFTA_LOG_SNAPLEN, copied)
+	})
+}
+
 // forward sends the packet to the neighbour whose address is at next, by the interface whose index is at device; its TTL
 // is one less. The rule goes on only if there is no such interface.
 func forward(family uint8, next, device register) expression {

@@ -51,6 +51,7 @@ func AdoptCarrier(fd, limit int) (*Carrier, error) {
 	}
 	c.own(s)
 	c.foreign = true
+	c.listen("")
 	return c, nil
 }
 
@@ -74,12 +75,7 @@ func (c *Carrier) renewLocked() error {
 	case !c.foreign:
 		return nil
 	}
-	b := &c.batch
-	c.socket.start(b, c.table)
-	b.ownTable()
-	b.deleteTable()
-	c.writeTable()
-	err := c.socket.apply(b)
+	err := c.make(true)
 	c.foreign = err != nil
 	return err
 }

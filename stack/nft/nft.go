@@ -43,3 +43,10 @@ type Usage struct {
 	// time between two readings, and never too much.
 	Idle time.Duration
 }
+
+// End is a TCP segment with FIN or RST that has been carried, as it came. A plain value.
+type End struct {
+	Tuple  packet.Tuple
+	Flags  uint8
+	Header []byte // of IP and TCP, without all of TCP's options
+}

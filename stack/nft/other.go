@@ -64,6 +64,9 @@ func (c *Carrier) Take(conns []Conn, last func(Usage)) error { return nil }
 // Usage visits nothing.
 func (c *Carrier) Usage(visit func(Usage)) error { return nil }
 
+// Ends has none to tell of.
+func (c *Carrier) Ends(visit func([]End)) error { return nil }
+
 // Len is 0.
 func (c *Carrier) Len() int { return 0 }
 

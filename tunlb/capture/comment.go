@@ -126,6 +126,8 @@ func exitWords(r *watch.Record) string {
 		return "out of an interface of the box"
 	case "host":
 		return "to tunlb's own stack"
+	case "carried":
+		return "carried by the kernel"
 	case "held":
 		return "held until its next hop's MAC is known"
 	case "parked":

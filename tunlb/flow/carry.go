@@ -17,7 +17,7 @@ const (
 func (f *Flow) Carriage() Carriage { return Carriage(f.flags >> carriageShift & carriageMask) }
 
 // SetCarriage notes who carries the flow from now on. Of a connection that the kernel carries only the packets that
-// open or end it are seen (SYN, FIN, RST), so what is known of its sequence numbers is soon out of date: it is forgotten,
+// open or end it are seen (SYN, FIN, RST), or told of (Ended), so what is known of its sequence numbers is soon out of date: it is forgotten,
 // and learned anew from the first segments that pass when the kernel has given it back.
 func (f *Flow) SetCarriage(c Carriage) {
 	if c == ByKernel || f.Carriage() == ByKernel {
@@ -51,6 +51,16 @@ func (t *Table) Used(f *Flow, d Direction, bytes uint64, idle Tick, now Tick) {
 // Silent says that the flow's time is over, as far as is known. One that is ByKernel is then to be taken back.
 func (t *Table) Silent(f *Flow, now Tick) bool { return t.deadline(f).Sub(now) <= 0 }
 
+// Ended follows a segment with FIN or RST that the kernel has carried, and counts itself, some time ago. Nothing comes of it if
+// the flow has never been in the kernel's hands: it was of another one, of the same ends.
+func (t *Table) Ended(f *Flow, d Direction, tcpFlags uint8, now Tick) Change {
+	if c := f.Carriage(); c != ByKernel && c != Asked && !f.LearnsAnew() {
+		return Change{Old: f.state, New: f.state}
+	}
+	f.seen = now
+	return t.trackCarried(f, d, nil, eventOf(tcpFlags), now)
+}
+
 // carriedReview is when a flow that the kernel carries is looked at again, if by what has been seen here its time
 // is over.
 const carriedReview = 4 * slotTicks
@@ -61,15 +71,17 @@ const carriedReview = 4 * slotTicks
 // would be short, and the next SYN might take the flow's place: so it is in doubt. A SYN changes nothing then: it goes to the
 // connection's server, whose answer to one that is no SYN of a new connection keeps the old one alive (RFC 5961, 4). Nor
 // does it in a connection that is established.
-func (t *Table) trackCarried(f *Flow, d Direction, v *packet.View, now Tick) Change {
-	old, ev := f.state, eventOf(v.TCPFlags)
+//
+// v is nil for what has been seen by the kernel alone.
+func (t *Table) trackCarried(f *Flow, d Direction, v *packet.View, ev event, now Tick) Change {
+	old := f.state
 	if ev == eventNone {
 		return Change{Old: old, New: old}
 	}
 	if ev == eventSyn && old == StateEstablished {
 		return Change{Old: old, New: old}
 	}
-	if f.Carriage() == Asked {
+	if v != nil && f.Carriage() == Asked {
 		f.sequence(d, v, ev) // what is learned holds good if the kernel refuses
 	}
 	from := old

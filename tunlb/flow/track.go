@@ -32,7 +32,7 @@ func (t *Table) Track(f *Flow, d Direction, v *packet.View, now Tick) Change {
 
 func (t *Table) trackTCP(f *Flow, d Direction, v *packet.View, now Tick) Change {
 	if c := f.Carriage(); c == ByKernel || c == Asked {
-		return t.trackCarried(f, d, v, now)
+		return t.trackCarried(f, d, v, eventOf(v.TCPFlags), now)
 	}
 	old := f.state
 	ev := eventOf(v.TCPFlags)

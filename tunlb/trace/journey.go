@@ -163,6 +163,7 @@ func (j *Journey) end() {
 		"kernel":    "the box's kernel: handed back unchanged, it is none of tunlb's",
 		"direct":    "the next hop directly, by an interface of the box",
 		"host":      "tunlb's own stack, which answers for VIPs and own addresses",
+		"carried":   "the server or the client already: the kernel has carried it, and told of it",
 		"held":      "wait for its next hop's MAC",
 		"parked":    "wait for the first fragment of its datagram, which has the ports",
 		"neighbour": "the neighbour table",

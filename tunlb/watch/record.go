@@ -19,7 +19,7 @@ type Record struct {
 	Out []Frame `json:"out,omitempty"` // as it left: several if it was cut, flooded, or if an ICMP error answers it
 
 	// Exit is where it went: "port", "kernel" (handed back unchanged), "direct" (an interface of the box), "host" (tunlb's own
-	// stack), "held" (it waits for its next hop's MAC), "parked" (a fragment that waits for its first), "neighbour" (ARP and neighbour
+	// stack), "held" (it waits for its next hop's MAC), "parked" (a fragment that waits for its first), "carried" (by the kernel, which has told of it), "neighbour" (ARP and neighbour
 	// discovery, taken in), "switch" (another station's); "" iff it was dropped.
 	Exit string `json:"exit,omitempty"`
 	// Waited says that this is the second half of a journey: of a packet that was held or parked before. Out is what was sent, and
