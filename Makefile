@@ -7,8 +7,9 @@ PREFIX ?= /usr/local
 
 all: build
 
+# Without cgo, so that the daemon can drop its capabilities on all threads.
 build:
-	$(GO) build -trimpath -o $(BIN) ./cmd/tunlb
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/tunlb
 
 # LVS=1: ipvsadm, ipvsadm-save and ipvsadm-restore as well.
 install: install-tunlb $(if $(filter 1,$(LVS)),install-ipvsadm)
