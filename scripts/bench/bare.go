@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -111,11 +112,40 @@ func runBareChild(args []string) error {
 	if args[2] == "1" {
 		return pump(firstDevice, firstDevice, b.frame)
 	}
-	ended := make(chan error, 2)
-	go func() { ended <- pump(firstDevice, secondDevice, b.frame) }() // both end with the process
-	go func() { ended <- pump(secondDevice, firstDevice, b.frame) }()
-	return <-ended
+	return route(b.frame)
 }
+
+// route is pump between two devices, on one thread as tunlb does it on a machine of two processors.
+func route(translate func(frame []byte)) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	devices := [...]int{firstDevice, secondDevice}
+	if err := errors.Join(unix.SetNonblock(firstDevice, true), unix.SetNonblock(secondDevice, true)); err != nil {
+		return err
+	}
+	frame := make([]byte, packet.VnetLen+packet.EthernetLen+packet.MaxPacket)
+	for {
+		if err := wait(firstDevice, secondDevice); err != nil {
+			return err
+		}
+		for i, from := range devices {
+			for range inTurn {
+				n, err := unix.Read(from, frame)
+				if err == unix.EAGAIN || err == unix.EINTR {
+					break
+				}
+				if err != nil {
+					return fmt.Errorf("read: %w", err)
+				}
+				translate(frame[:n])
+				_, _ = unix.Write(devices[1-i], frame[:n])
+			}
+		}
+	}
+}
+
+// inTurn is how many frames of one device go before those of the other.
+const inTurn = 64
 
 func parseBare(vip, server string) (*bare, error) {
 	from, err := netip.ParseAddrPort(vip)

@@ -65,11 +65,7 @@ func runRingChild(args []string) error {
 	if err != nil {
 		return err
 	}
-	runtime.GOMAXPROCS(runtime.NumCPU() + 2) // the two threads never leave theirs to others
-	ended := make(chan error, 2)
-	go func() { ended <- outer.relay(inner, b) }() // both end with the process
-	go func() { ended <- inner.relay(outer, b) }()
-	return <-ended
+	return relayRings(outer, inner, b)
 }
 
 const (
@@ -130,37 +126,44 @@ func openRing(args []string) (*ring, error) {
 
 func htons(v uint16) uint16 { return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v)) }
 
-// relay moves frames from r to the other ring's interface, for ever. What is in the ring goes by one call.
-func (r *ring) relay(to *ring, b *bare) error {
+// relayRings moves frames between two rings' interfaces, for ever, on one thread as tunlb does on a machine of two processors. What is
+// in a ring goes by one call.
+func relayRings(outer, inner *ring, b *bare) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var out burst
 	for {
-		first := r.next
-		n := 0
-		for ; n < len(out.messages); n++ {
-			frame, ok := r.frame((first + n) % ringFrames)
-			if !ok {
-				break
-			}
-			if frame != nil && b.translate(frame[0], frame[packet.VnetLen+packet.EthernetLen:]) {
-				packet.SetMACs(frame, to.peer, to.own)
-				out.put(frame)
-			}
-		}
-		if n == 0 {
-			if err := r.wait(); err != nil {
-				return err
-			}
+		if outer.move(inner, b, &out)+inner.move(outer, b, &out) > 0 {
 			continue
 		}
-		out.send(to.out)
-		// Only now may the kernel write over them.
-		for ; n > 0; n-- {
-			r.release(r.next)
-			r.next = (r.next + 1) % ringFrames
+		if err := wait(outer.in, inner.in); err != nil {
+			return err
 		}
 	}
+}
+
+// move sends what is in the ring to the other's interface, and says how many frames these were.
+func (r *ring) move(to *ring, b *bare, out *burst) (n int) {
+	for ; n < len(out.messages); n++ {
+		frame, ok := r.frame((r.next + n) % ringFrames)
+		if !ok {
+			break
+		}
+		if frame != nil && b.translate(frame[0], frame[packet.VnetLen+packet.EthernetLen:]) {
+			packet.SetMACs(frame, to.peer, to.own)
+			out.put(frame)
+		}
+	}
+	if n == 0 {
+		return 0
+	}
+	out.send(to.out)
+	// Only now may the kernel write over them.
+	for range n {
+		r.release(r.next)
+		r.next = (r.next + 1) % ringFrames
+	}
+	return n
 }
 
 // frame is the frame in a slot, with its vnet header; nil if it was cut or is shorter than the headers. False is an empty slot.
@@ -184,15 +187,16 @@ func (r *ring) release(slot int) {
 // status is the word by which a slot changes hands.
 func status(slot []byte) *uint32 { return (*uint32)(unsafe.Pointer(&slot[0])) }
 
-func (r *ring) wait() error {
-	fds := [1]unix.PollFd{{Fd: int32(r.in), Events: unix.POLLIN}}
+// wait returns when one of two descriptors can be read.
+func wait(a, b int) error {
+	fds := [...]unix.PollFd{{Fd: int32(a), Events: unix.POLLIN}, {Fd: int32(b), Events: unix.POLLIN}}
 	// Raw: the scheduler has nothing else to do on this thread.
-	_, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 1, 0, 0, 0, 0)
+	_, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), uintptr(len(fds)), 0, 0, 0, 0)
 	switch {
 	case errno != 0 && errno != unix.EINTR:
 		return fmt.Errorf("poll: %w", errno)
-	case errno == 0 && fds[0].Revents&unix.POLLIN == 0:
-		return errors.New("the interface is gone")
+	case (fds[0].Revents|fds[1].Revents)&(unix.POLLERR|unix.POLLHUP|unix.POLLNVAL) != 0:
+		return errors.New("the device is gone")
 	}
 	return nil
 }
