@@ -221,7 +221,8 @@ func (e *Engine) Apply(cfg Config) error {
 	if err := e.apply(cfg, nil); err != nil {
 		return err
 	}
-	return e.remember() // before a flow names a server that it does not explain, but for the first few
+	e.rememberOrLog() // before a flow names a server that the words do not explain, but for the first few
+	return nil        // it is in force, whatever a successor will know
 }
 
 // apply is Apply, where said has been said of the servers before.

@@ -155,6 +155,7 @@ func (e *Engine) remember() error {
 	return nil
 }
 
+// rememberOrLog is remember for those whose own work is done, and stays so.
 func (e *Engine) rememberOrLog() {
 	if err := e.remember(); err != nil {
 		e.log.Error().Err(err).Msg("a successor of this process will not know all connections")
