@@ -96,7 +96,14 @@ func open(o options, w way) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &site{way: w, lab: lab, opts: o, dir: dir}, nil
+	s := &site{way: w, lab: lab, opts: o, dir: dir}
+	for _, node := range append([]string{"client"}, serverNodes...) {
+		// The kernel's default may be BBR, which gives way to every queue: its pace would be measured, not tunlb's.
+		if err := lab.NS(node).Sysctl("ipv4/tcp_congestion_control", "reno"); err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+	}
+	return s, nil
 }
 
 // close ends tunlb, whatever it is at, and the network with it.
