@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -137,7 +138,8 @@ func TestSniffTAP(t *testing.T) {
 	a, _ := newPair(t)
 	need(t, CheckTUN())
 	for _, mode := range []netlink.TuntapMode{netlink.TUNTAP_MODE_TAP, netlink.TUNTAP_MODE_TUN} {
-		device := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "dev0"}, Mode: mode, Flags: netlink.TUNTAP_NO_PI, NonPersist: true, Queues: 1}
+		device := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "dev0"}, Mode: mode, Flags: netlink.TUNTAP_NO_PI, NonPersist: true, Queues: 1,
+			Owner: uint32(os.Getuid()), Group: uint32(os.Getgid())} // 0 is nobody in an ordinary user's namespace
 		if err := a.Do(func() error { return netlink.LinkAdd(device) }); err != nil {
 			t.Fatal(err)
 		}

@@ -275,7 +275,14 @@ func TestChecksOverBadLink(t *testing.T) {
 	if len(failures) > 3 {
 		t.Errorf("of 40 checks %d failed: %q", len(failures), failures)
 	}
-	if link := l.links[member{"lb", "inside"}]; link.up.lost+link.down.lost == 0 {
+	lost := uint64(0)
+	link := l.links[member{"lb", "inside"}]
+	for _, d := range [...]*direction{&link.up, &link.down} {
+		d.mu.Lock()
+		lost += d.lost
+		d.mu.Unlock()
+	}
+	if lost == 0 {
 		t.Error("nothing was lost")
 	}
 }
