@@ -265,7 +265,7 @@ func (e *Engine) explainFlowLocked(x *Explanation, tu *packet.Tuple) {
 	x.Flow = &conn
 	srv := e.services.Server(f.Server())
 	why := ""
-	switch fateOf(f, srv, d, &packet.View{Tuple: *tu, TCPFlags: packet.TCPSyn}) {
+	switch fateOf(f, srv, d, &packet.View{Tuple: *tu, TCPFlags: packet.TCPSyn}, e.tick()) {
 	case isOver:
 		x.FlowEnds = true
 		x.note("the connection has ended: a new one by the same port is scheduled anew")

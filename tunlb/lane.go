@@ -261,7 +261,7 @@ func (l *lane) revalidate(f *flow.Flow, dir flow.Direction, v *packet.View) (*fl
 		return nil, nil, packet.MartianSource // its sender does not live behind this port
 	}
 	srv := e.services.Server(f.Server())
-	switch fateOf(f, srv, dir, v) {
+	switch fateOf(f, srv, dir, v, l.now) {
 	case goesOn:
 		return f, srv, packet.None
 	case isBarred:
@@ -284,9 +284,9 @@ const (
 )
 
 // fateOf decides on a flow by its packet, and changes nothing. srv is the flow's server, nil if there is none.
-func fateOf(f *flow.Flow, srv *policy.Server, dir flow.Direction, v *packet.View) fate {
+func fateOf(f *flow.Flow, srv *policy.Server, dir flow.Direction, v *packet.View, now flow.Tick) fate {
 	switch {
-	case f.ReusedBy(dir, v):
+	case f.ReusedBy(dir, v, now):
 		return isOver
 	case f.Server() == 0: // the gateway's
 		return goesOn

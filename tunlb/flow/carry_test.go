@@ -135,7 +135,7 @@ func TestRevives(t *testing.T) {
 		f.SetCarriage(ByUs)
 		// Whoever has forged the RST may send a SYN next: it must not take the connection's place.
 		guess := tcpView(syn, 1<<30, 0, 0)
-		if f.ReusedBy(Forward, guess) {
+		if f.ReusedBy(Forward, guess, 2000) {
 			t.Errorf("%s: a SYN takes its place", name)
 		}
 		table.Track(f, Forward, guess, 0)

@@ -87,8 +87,9 @@ func checkWheel(t failer, table *Table) {
 			if f.flags == 0 || int(f.bucket) != bucket || f.prev != prev || table.ref(f) != ref {
 				t.Fatalf("bucket %d: record %d: %+v", bucket, ref, f)
 			}
-			if f.is(assured) != (bucket >= assuredList) {
-				t.Fatalf("bucket %d: assured %v", bucket, f.is(assured))
+			l := list(uint16(bucket))
+			if f.is(assured) != (l != unassuredList) || f.feigned() != (l == feignedList) {
+				t.Fatalf("bucket %d: assured %v, feigned %v", bucket, f.is(assured), f.feigned())
 			}
 			prev = ref
 			linked++
@@ -96,8 +97,10 @@ func checkWheel(t failer, table *Table) {
 		if w.tail[bucket] != prev {
 			t.Fatalf("bucket %d ends with %d, says %d", bucket, prev, w.tail[bucket])
 		}
-		if bucket < assuredList && (w.unassured[bucket/64]>>(bucket%64)&1 != 0) != (prev != 0) {
-			t.Fatalf("bucket %d: wrong bit", bucket)
+		if l := list(uint16(bucket)); l != firmList {
+			if word, bit := mark(uint16(bucket)); (w.waiting[l][word]&bit != 0) != (prev != 0) {
+				t.Fatalf("bucket %d: wrong bit", bucket)
+			}
 		}
 	}
 	if linked != table.len {

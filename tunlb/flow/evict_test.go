@@ -85,3 +85,70 @@ func TestFullOfAssured(t *testing.T) {
 	}
 	checkTable(t, table)
 }
+
+// Whoever has forged addresses makes one-way flows established with two packets, and datagrams' flows assured with three. They keep nobody out
+// for longer than they are kept alive; connections whose clients have shown that they hear the server stay.
+func TestEvictFeigned(t *testing.T) {
+	for name, feign := range map[string]func(*Table, uint32, Tick) *Flow{
+		"one-way": func(table *Table, i uint32, now Tick) *Flow {
+			outer, _ := tuples(i)
+			f := mustInsert(t, table, outer, outer, now)
+			f.SetOneWay()
+			table.Track(f, Forward, tcpView(syn, 100, 0, 0), now)
+			table.Track(f, Forward, tcpView(ack, 101, 77, 0), now)
+			return f
+		},
+		"datagrams": func(table *Table, i uint32, now Tick) *Flow {
+			outer, inner := udpFlow(i)
+			f := mustInsert(t, table, outer, inner, now)
+			table.Track(f, Forward, udpView(10), now)
+			table.Track(f, Reverse, udpView(10), now)
+			table.Track(f, Forward, udpView(10), now)
+			return f
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table := New(Options{Cap: 100})
+			firm := established(t, table, 1000, 5000)
+			var flows []*Flow
+			for i := range uint32(99) {
+				f := feign(table, 1000+i, 0)
+				if !f.Assured() {
+					t.Fatal("not assured")
+				}
+				flows = append(flows, f)
+			}
+			lively := flows[:9]
+			insert := func(i uint32, now Tick) error {
+				outer, inner := tuples(i)
+				_, err := table.Insert(outer, inner, now)
+				return err
+			}
+			if err := insert(5000, feignedIdle-1); !errors.Is(err, ErrFull) {
+				t.Fatalf("while all are in use: %v", err)
+			}
+			for _, f := range lively {
+				table.Track(f, Forward, tcpView(ack, 101, 77, 0), feignedIdle-1)
+			}
+			for i := range uint32(90) {
+				if err := insert(5000+i, feignedIdle); err != nil {
+					t.Fatalf("insert %d: %v", i, err)
+				}
+				outer, _ := tuples(5000 + i)
+				f, _ := table.Find(&outer)
+				table.Track(f, Forward, tcpView(syn, 1, 0, 0), feignedIdle)
+				table.Track(f, Reverse, tcpView(synAck, 7, 2, 0), feignedIdle)
+				table.Track(f, Forward, tcpView(ack, 2, 8, 0), feignedIdle)
+				checkTable(t, table)
+			}
+			for _, f := range append(lively, firm) {
+				if outer := f.Outer(); f.flags == 0 || table.Len() != 100 {
+					t.Errorf("%v was evicted", outer)
+				}
+			}
+			if err := insert(7000, feignedIdle); !errors.Is(err, ErrFull) {
+				t.Errorf("with none that gives way: %v", err)
+			}
+		})
+	}
+}

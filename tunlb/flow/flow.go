@@ -122,12 +122,18 @@ func (f *Flow) Active() bool { return f.state == StateEstablished || f.state == 
 
 // Assured says that both sides take part: the client has acknowledged what the server alone could
 // tell it, or sent another datagram after an answer (one query and its answer are not worth a place at the
-// cap). An assured flow is never evicted. A TCP connection that is over
-// (TIME_WAIT, CLOSE) no longer is assured.
+// cap). A TCP connection that is over (TIME_WAIT, CLOSE) no longer is assured. An assured flow is not
+// evicted but if it may be feigned and is idle, see evict.
 func (f *Flow) Assured() bool { return f.is(assured) }
 
 // Translated says whether the source is translated besides the destination.
 func (f *Flow) Translated() bool { return f.is(translated) }
+
+// feigned says that somebody with a forged address can have made the flow assured: the server's numbers, by which
+// a TCP client shows that it hears, are not seen, or there are none. What hosts inside open is theirs.
+func (f *Flow) feigned() bool {
+	return f.is(assured) && (f.is(oneWay) || f.proto != packet.ProtoTCP) && !f.is(gateway)
+}
 
 // SetOneWay tells that the answers do not pass here, so that states are guessed from the client's
 // half. To be called before the first Track.

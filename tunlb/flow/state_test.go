@@ -231,12 +231,12 @@ func TestReusedBy(t *testing.T) {
 		if c.oneWay {
 			f.SetOneWay()
 		}
-		if got := f.ReusedBy(c.d, tcpView(c.flags, 1, 0, 0)); got != c.want {
+		if got := f.ReusedBy(c.d, tcpView(c.flags, 1, 0, 0), 2000); got != c.want {
 			t.Errorf("%+v: %v", c, got)
 		}
 	}
 	udp := Flow{proto: packet.ProtoUDP, state: StateUDP}
-	if udp.ReusedBy(Forward, udpView(0)) {
+	if udp.ReusedBy(Forward, udpView(0), 2000) {
 		t.Error("a datagram opens no connection anew")
 	}
 }

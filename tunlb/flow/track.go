@@ -41,9 +41,13 @@ func (t *Table) trackTCP(f *Flow, d Direction, v *packet.View, now Tick) Change 
 	}
 	judged := f.numbered(d)
 	fits, heard := f.sequence(d, v, ev)
-	if !fits && (ev == eventRst || ev == eventFin) {
+	switch ends := ev == eventRst || ev == eventFin; {
+	case fits:
+	case ends:
 		// The FIN, too: two forged ones make a TIME_WAIT, which any SYN may then reuse.
 		return Change{Old: old, New: old, Blind: true}
+	case f.is(assured) && !f.is(oneWay):
+		return Change{Old: old, New: old}
 	}
 	f.state = tcp[f.vantage(d)][ev][old]
 	was := f.flags
@@ -92,9 +96,9 @@ func (f *Flow) vantage(d Direction) vantage {
 }
 
 // ReusedBy says that the packet opens a new connection of the same endpoints: a SYN of the client when
-// the flow is over. One-way, the client's FIN is all that is seen of an end. The engine then deletes
-// the flow and opens a new one with the same packet.
-func (f *Flow) ReusedBy(d Direction, v *packet.View) bool {
+// the flow is over. One-way, the client's FIN is all that is seen of an end: if it goes on to acknowledge what the server
+// sends, the SYN is not its own. The engine then deletes the flow and opens a new one with the same packet.
+func (f *Flow) ReusedBy(d Direction, v *packet.View, now Tick) bool {
 	if f.proto != packet.ProtoTCP || d != Forward || v.FragOffset != 0 ||
 		v.TCPFlags&(packet.TCPSyn|packet.TCPAck|packet.TCPRst|packet.TCPFin) != packet.TCPSyn {
 		return false
@@ -105,11 +109,14 @@ func (f *Flow) ReusedBy(d Direction, v *packet.View) bool {
 	case StateTimeWait, StateLastAck:
 		return true
 	case StateFinWait:
-		return f.is(oneWay)
+		return f.is(oneWay) && now.Sub(f.seen) >= halfClosed
 	default:
 		return false
 	}
 }
+
+// halfClosed is how long a client that has sent a FIN is silent before another connection may take its flow's place.
+const halfClosed = 1000 // ms
 
 // Sequence tracking. For each side the flow knows end, the highest sequence number it has sent, plus
 // one, and ack, the highest it has acknowledged. That tells a segment of the connection from one that
@@ -120,7 +127,8 @@ func (f *Flow) ReusedBy(d Direction, v *packet.View) bool {
 //     last, see near. Only then is it learned from, so that guesses do not move what later guesses are measured by.
 //   - A RST fits if it has one of two numbers: where its sender's data end, or what its receiver has asked for
 //     next. Between the two lies what is in flight, which in a fast download is easily met by guessing.
-//   - A SYN sets its sender's end as long as the other side has not answered.
+//   - A SYN sets its sender's end as long as the other side has not answered. A SYN-ACK says where both begin, and comes from
+//     the server alone: until the client has been heard it is believed, whatever an earlier SYN has said.
 //   - An error that quotes a segment fits if that may be in flight, see InFlight.
 //
 // maxWindow is not the negotiated window, which a flow would have to remember the scales for, but the
@@ -175,6 +183,9 @@ func (f *Flow) sequence(d Direction, v *packet.View, ev event) (fits, heard bool
 	if ev == eventRst {
 		return f.resetFits(d, v), false
 	}
+	if f.begins(d, v, ev) {
+		return true, false
+	}
 	other := d ^ 1
 	ends, ended := f.endKnown(d), f.endKnown(other)
 	opening := ev == eventSyn && !ended && !f.ackKnown(d)
@@ -206,6 +217,17 @@ func (f *Flow) sequence(d Direction, v *packet.View, ev event) (fits, heard bool
 		heard = d == Forward && (behind < handshakeWindow || f.is(learnsAnew))
 	}
 	return true, heard
+}
+
+// begins says whether the segment is the SYN-ACK of a connection whose client has not been heard, and takes both sides' numbers from it.
+func (f *Flow) begins(d Direction, v *packet.View, ev event) bool {
+	if d != Reverse || ev != eventSyn || v.TCPFlags&packet.TCPAck == 0 || f.is(assured) {
+		return false
+	}
+	f.flags = f.flags&^ackedForward | endForward | endReverse | ackedReverse
+	f.end = [2]uint32{Forward: v.Ack, Reverse: v.Seq + segmentLen(v)}
+	f.ack[Reverse] = v.Ack
+	return true
 }
 
 // learnAck notes what a segment that fits acknowledges. What lies far back was no acknowledgement, but a guess before

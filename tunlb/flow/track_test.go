@@ -212,7 +212,7 @@ func TestDoubtfulReset(t *testing.T) {
 	f.SetCarriage(ByKernel)
 	f.SetCarriage(ByUs)
 	table.Track(f, Reverse, tcpView(rst, 3_000_000_000, 0, 0), 0)
-	if f.State() != StateClose || f.ReusedBy(Forward, tcpView(syn, 1, 0, 0)) {
+	if f.State() != StateClose || f.ReusedBy(Forward, tcpView(syn, 1, 0, 0), 2000) {
 		t.Fatalf("%v: want closed in doubt, and no SYN to take its place", f.State())
 	}
 	table.Track(f, Forward, tcpView(ack, 9001, 70_001, 10), 0)
@@ -257,7 +257,111 @@ func TestLaterFragmentHasNoTCPHeader(t *testing.T) {
 	if got := table.Track(f, Forward, v, 5); got.New != StateEstablished || f.Seen() != 5 {
 		t.Errorf("got %+v, seen %d", got, f.Seen())
 	}
-	if v.TCPFlags = packet.TCPSyn; f.ReusedBy(Forward, v) {
+	if v.TCPFlags = packet.TCPSyn; f.ReusedBy(Forward, v, 2000) {
 		t.Error("a later fragment opens a connection")
+	}
+}
+
+// A handshake that came to nothing, forged or given up, leaves a flow in SYN_RECV. The next connection by the same port has other
+// numbers, and is known as well as any.
+func TestNextHandshake(t *testing.T) {
+	for name, before := range map[string]func(*Table, *Flow){
+		"reset by the client": func(table *Table, f *Flow) { table.Track(f, Forward, tcpView(rst, 1001, 0, 0), 2) },
+		"given up":            func(*Table, *Flow) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table := New(Options{})
+			f := mustInsert(t, table, families[0].outer, families[0].inner, 0)
+			table.Track(f, Forward, tcpView(syn, 1000, 0, 0), 0)
+			table.Track(f, Reverse, tcpView(synAck, 5000, 1001, 0), 1)
+			before(table, f)
+			again(t, table, f, 3_000_000_000, 2_000_000_000)
+		})
+	}
+}
+
+// again makes a connection with other numbers of a flow, and ends it.
+func again(t *testing.T, table *Table, f *Flow, iss, irs uint32) {
+	t.Helper()
+	opening := tcpView(syn, iss, 0, 0)
+	if f.ReusedBy(Forward, opening, 1000) {
+		t.Fatal("opens a new flow")
+	}
+	table.Track(f, Forward, opening, 1000)
+	table.Track(f, Reverse, tcpView(synAck, irs, iss+1, 0), 1001)
+	if f.Assured() {
+		t.Fatal("assured before its client has been heard")
+	}
+	table.Track(f, Forward, tcpView(ack, iss+1, irs+1, 0), 1002)
+	table.Track(f, Forward, tcpView(ack, iss+1, irs+1, 500), 1003)
+	table.Track(f, Reverse, tcpView(ack, irs+1, iss+501, 1400), 1004)
+	if f.State() != StateEstablished || !f.Assured() {
+		t.Fatalf("%v, assured %v", f.State(), f.Assured())
+	}
+	checkTable(t, table)
+	if !f.InFlight(Reverse, irs+1) {
+		t.Error("a genuine error about the server's data does not fit")
+	}
+	if f.InFlight(Reverse, 5001) {
+		t.Error("an error about the former connection fits")
+	}
+	for _, c := range []Change{
+		table.Track(f, Reverse, tcpView(finAck, irs+1401, iss+501, 0), 1005),
+		table.Track(f, Forward, tcpView(finAck, iss+501, irs+1402, 0), 1006),
+	} {
+		if c.Blind || c.Old == c.New {
+			t.Errorf("FIN: %+v", c)
+		}
+	}
+	if f.State() != StateTimeWait {
+		t.Errorf("ends in %v", f.State())
+	}
+}
+
+// Somebody who does not see the connection can't move its state, nor make tunlb take another handshake for its own; nor can
+// an old SYN-ACK that comes twice.
+func TestBlindSyn(t *testing.T) {
+	for _, d := range []Direction{Forward, Reverse} {
+		table := New(Options{})
+		f := established(t, table, 1000, 5000)
+		ends := tcpView(finAck, 1001, 5001, 0)
+		if d == Reverse {
+			ends = tcpView(finAck, 5001, 1001, 0)
+		}
+		table.Track(f, d, ends, 1)
+		was := f.State()
+		for i := range uint32(100) {
+			table.Track(f, Forward, tcpView(syn, 77+i*1e7, 0, 0), 2)
+			table.Track(f, Forward, tcpView(ack, 78+i*1e7, 5*i*1e7, 0), 2)
+			table.Track(f, Reverse, tcpView(ack, 5001, 1001, 0), 3) // what a real server says to that
+		}
+		table.Track(f, Reverse, tcpView(synAck, 5000, 1001, 0), 3)
+		if f.State() != was || !f.Assured() {
+			t.Errorf("after a FIN %v: %v, assured %v; before: %v", d, f.State(), f.Assured(), was)
+		}
+		if c := table.Track(f, Forward, tcpView(rst, 4242, 0, 0), 4); !c.Blind {
+			t.Error("a guessed RST fits")
+		}
+	}
+}
+
+// One-way, a client that has closed its half goes on to acknowledge what it is sent: a forged SYN does not take its connection.
+func TestHalfClosedOneWay(t *testing.T) {
+	table := New(Options{})
+	outer, _ := tuples(1)
+	f := mustInsert(t, table, outer, outer, 0)
+	f.SetOneWay()
+	table.Track(f, Forward, tcpView(syn, 1000, 0, 0), 0)
+	table.Track(f, Forward, tcpView(ack, 1001, 5001, 0), 1)
+	table.Track(f, Forward, tcpView(finAck, 1001, 5001, 0), 2)
+	next := tcpView(syn, 900_000, 0, 0)
+	for now := Tick(100); now < 5000; now += 100 {
+		table.Track(f, Forward, tcpView(ack, 1002, 5001+uint32(now), 0), now)
+		if f.ReusedBy(Forward, next, now+99) {
+			t.Fatal("a forged SYN opens a new flow")
+		}
+	}
+	if !f.ReusedBy(Forward, next, 4900+halfClosed) {
+		t.Error("the port can't be used again")
 	}
 }

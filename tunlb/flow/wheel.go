@@ -8,14 +8,23 @@ import "math/bits"
 // a change of state to a shorter timeout moves a flow at once. So a flow never ends early, and late
 // by a slot at most.
 //
-// A slot has two lists, of assured and of other flows. The latter are looked at every 61 s even if
-// their timeout is longer, and then wait behind all others again: their lists, from the slot at hand
+// A slot has three lists: of flows that are not assured, of those that may be feigned, and of the others. The first two are looked
+// at every 61 s even if their timeout is longer, and then wait behind all others again: their lists, from the slot at hand
 // on, are the order in which evict takes them.
 type wheel struct {
 	at         Tick // the beginning of the slot at hand; all slots before are done
-	head, tail [2 * wheelSlots]uint32
-	unassured  [wheelSlots / 64]uint64 // a bit per slot whose list of unassured flows is not empty
+	head, tail [lists * wheelSlots]uint32
+	waiting    [firmList][wheelSlots / 64]uint64 // by list: a bit per slot whose list is not empty
 }
+
+// A slot's lists.
+const (
+	unassuredList = iota
+	feignedList
+	firmList // of which none is evicted
+
+	lists = iota
+)
 
 const (
 	slotBits   = 10
@@ -23,26 +32,40 @@ const (
 	wheelBits  = 10
 	wheelSlots = 1 << wheelBits
 	farthest   = wheelSlots - 1
-	// review is when an unassured flow is looked at again, at the latest.
+	// review is when a flow that may be evicted is looked at again, at the latest.
 	review = 60 * slotTicks
-	// A bucket is a slot, and this bit for the list of assured flows.
-	assuredList = wheelSlots
 )
+
+// bucketOf numbers the lists of all slots.
+func bucketOf(list, slot uint16) uint16 { return list<<wheelBits | slot }
+
+// list is the one of its slot that a bucket is, mark where its bit is.
+func list(bucket uint16) uint16 { return bucket >> wheelBits }
+func mark(bucket uint16) (word int, bit uint64) {
+	slot := bucket % wheelSlots
+	return int(slot / 64), 1 << (slot % 64)
+}
 
 // start sets an empty wheel to the time.
 func (w *wheel) start(now Tick) { w.at = now &^ (slotTicks - 1) }
 
 // bucketFor is where f is to wait.
 func (t *Table) bucketFor(f *Flow, now Tick) uint16 {
-	wait, list := t.deadline(f).Sub(t.wheel.at), uint16(assuredList)
+	wait, list := t.deadline(f).Sub(t.wheel.at), uint16(firmList)
 	if f.Carriage() == ByKernel {
 		wait = max(wait, (now + carriedReview).Sub(t.wheel.at))
 	}
-	if !f.is(assured) {
-		wait, list = min(wait, (now+review).Sub(t.wheel.at)), 0
+	switch {
+	case !f.is(assured):
+		list = unassuredList
+	case f.feigned():
+		list = feignedList
+	}
+	if list != firmList {
+		wait = min(wait, (now + review).Sub(t.wheel.at))
 	}
 	ahead := min(max(wait>>slotBits, 0), farthest)
-	return list | uint16((uint32(t.wheel.at)>>slotBits+uint32(ahead))%wheelSlots)
+	return bucketOf(list, uint16((uint32(t.wheel.at)>>slotBits+uint32(ahead))%wheelSlots))
 }
 
 // sooner says whether bucket a comes up before b.
@@ -69,8 +92,9 @@ func (t *Table) link(f *Flow, ref uint32, bucket uint16) {
 		return
 	}
 	w.head[bucket] = ref
-	if bucket < assuredList {
-		w.unassured[bucket/64] |= 1 << (bucket % 64)
+	if l := list(bucket); l != firmList {
+		word, bit := mark(bucket)
+		w.waiting[l][word] |= bit
 	}
 }
 
@@ -87,17 +111,18 @@ func (t *Table) unlink(f *Flow) {
 	} else {
 		w.head[f.bucket] = f.next
 	}
-	if f.bucket < assuredList && w.head[f.bucket] == 0 {
-		w.unassured[f.bucket/64] &^= 1 << (f.bucket % 64)
+	if l := list(f.bucket); l != firmList && w.head[f.bucket] == 0 {
+		word, bit := mark(f.bucket)
+		w.waiting[l][word] &^= bit
 	}
 }
 
-// reschedule is to be called when f's state has changed. An unassured flow is moved in any case: in the
-// slot of its former, shorter timeout it would be the next to be evicted.
+// reschedule is to be called when f's state has changed. A flow that may be evicted is moved in any case: in the
+// slot of its former, shorter timeout it would be the next.
 func (t *Table) reschedule(f *Flow, now Tick) {
 	bucket := t.bucketFor(f, now)
-	unassured := bucket < assuredList || f.bucket < assuredList
-	if bucket != f.bucket && (unassured || t.wheel.sooner(bucket, f.bucket)) {
+	evictable := list(bucket) != firmList || list(f.bucket) != firmList
+	if bucket != f.bucket && (evictable || t.wheel.sooner(bucket, f.bucket)) {
 		ref := t.ref(f)
 		t.unlink(f)
 		t.link(f, ref, bucket)
@@ -119,8 +144,10 @@ func (t *Table) Expire(now Tick, budget int) (more bool) {
 	}
 	for now.Sub(w.at) >= slotTicks {
 		slot := uint16(w.at>>slotBits) % wheelSlots
-		if !t.drain(slot, now, &budget) || !t.drain(slot|assuredList, now, &budget) {
-			return true
+		for l := range uint16(lists) {
+			if !t.drain(bucketOf(l, slot), now, &budget) {
+				return true
+			}
 		}
 		w.at += slotTicks
 	}
@@ -147,18 +174,19 @@ func (t *Table) drain(bucket uint16, now Tick, budget *int) bool {
 	return true
 }
 
-// firstUnassured is the bucket of unassured flows that comes up next. It is not ok if there is none.
-func (w *wheel) firstUnassured() (bucket uint16, ok bool) {
+// first is the bucket of a list of flows that may be evicted that comes up next. It is not ok if there is none.
+func (w *wheel) first(list uint16) (bucket uint16, ok bool) {
+	waiting := &w.waiting[list]
 	slot := int(w.at>>slotBits) % wheelSlots
 	word := slot / 64
-	set := w.unassured[word] &^ (1<<(slot%64) - 1)
+	set := waiting[word] &^ (1<<(slot%64) - 1)
 	// The first word is looked at once more at the end, for the bits below slot.
-	for range len(w.unassured) + 1 {
+	for range len(waiting) + 1 {
 		if set != 0 {
-			return uint16(word*64 + bits.TrailingZeros64(set)), true
+			return bucketOf(list, uint16(word*64+bits.TrailingZeros64(set))), true
 		}
-		word = (word + 1) % len(w.unassured)
-		set = w.unassured[word]
+		word = (word + 1) % len(waiting)
+		set = waiting[word]
 	}
 	return 0, false
 }

@@ -150,31 +150,37 @@ func TestWheelOrder(t *testing.T) {
 		at := uint16(w.at >> slotBits % wheelSlots)
 		a := rapid.Uint16Range(0, farthest).Draw(rt, "a")
 		b := rapid.Uint16Range(0, farthest).Draw(rt, "b")
-		bucketA, bucketB := (at+a)%wheelSlots, (at+b)%wheelSlots|assuredList
+		bucketA, bucketB := (at+a)%wheelSlots, bucketOf(firmList, (at+b)%wheelSlots)
 		if got := w.sooner(bucketA, bucketB); got != (a < b) {
 			rt.Fatalf("sooner(%d, %d) = %v", a, b, got)
 		}
-		w.unassured[bucketA/64] |= 1 << (bucketA % 64)
-		second := (at + b) % wheelSlots
-		w.unassured[second/64] |= 1 << (second % 64)
-		if got, ok := w.firstUnassured(); !ok || got != (at+min(a, b))%wheelSlots {
+		l := rapid.Uint16Range(unassuredList, feignedList).Draw(rt, "list")
+		for _, bucket := range []uint16{bucketA, bucketB} {
+			word, bit := mark(bucket)
+			w.waiting[l][word] |= bit
+		}
+		if got, ok := w.first(l); !ok || got != bucketOf(l, (at+min(a, b))%wheelSlots) {
 			rt.Fatalf("at %d, set %d and %d ahead: first is %d, %v", at, a, b, got, ok)
 		}
 	})
 }
 
-// The search for unassured flows goes round the whole wheel from any slot.
-func TestFirstUnassuredGoesRound(t *testing.T) {
+// The search for what may be evicted goes round the whole wheel from any slot.
+func TestFirstGoesRound(t *testing.T) {
 	for at := range wheelSlots {
 		for _, ahead := range []int{0, 1, 63, 64, 500, farthest - 63, farthest - 1, farthest} {
 			w := wheel{at: Tick(at) << slotBits}
-			if _, ok := w.firstUnassured(); ok {
+			if _, ok := w.first(feignedList); ok {
 				t.Fatal("found in an empty wheel")
 			}
-			want := uint16((at + ahead) % wheelSlots)
-			w.unassured[want/64] = 1 << (want % 64)
-			if got, ok := w.firstUnassured(); !ok || got != want {
+			want := bucketOf(feignedList, uint16((at+ahead)%wheelSlots))
+			word, bit := mark(want)
+			w.waiting[feignedList][word] = bit
+			if got, ok := w.first(feignedList); !ok || got != want {
 				t.Fatalf("at %d: %d, %v, want %d", at, got, ok, want)
+			}
+			if _, ok := w.first(unassuredList); ok {
+				t.Fatal("found in another list")
 			}
 		}
 	}
