@@ -19,8 +19,7 @@ const sendQueue = 4 << 20
 // super-packets where the interface can't do it (ENOBUFS); on a veth it gained nothing.
 type packetSocket struct {
 	*ethernet     // its socket hears of changes
-	fd        int // receives
-	out       int // sends, so that no write gets the error which tells the reader that the interface went down
+	fd        int // receives, and sends
 	ring      *ring
 	lending   lending
 	claims    bool        // it has a claim for a filter
@@ -70,10 +69,10 @@ func openPacketOn(cfg PacketConfig, fd int) (Port, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("%w: see `ip -br link` for the interfaces of this network namespace", err)
 	}
-	s := &packetSocket{ethernet: newEthernet(ctl, 0), fd: fd, out: -1, claims: cfg.Claim != nil}
+	s := &packetSocket{ethernet: newEthernet(ctl, 0), fd: fd, claims: cfg.Claim != nil}
 	if err = s.prepare(cfg); err == nil {
 		var p *rawPort
-		if p, err = newRawPort(s, fd, s.out, ctl.fd); err == nil {
+		if p, err = newRawPort(s, fd, fd, ctl.fd); err == nil {
 			return &ringPort{p, s}, nil
 		}
 	}
@@ -92,11 +91,8 @@ func (s *packetSocket) prepare(cfg PacketConfig) (err error) {
 	if s.last, err = s.mtu(); err != nil {
 		return err
 	}
-	if s.out, err = openSender(); err != nil {
+	if err := setQueue(s.fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendQueue); err != nil {
 		return err
-	}
-	if err := unix.Bind(s.out, &unix.SockaddrLinklayer{Ifindex: int(s.index)}); err != nil {
-		return fmt.Errorf("bind to send: %w", err)
 	}
 	if cfg.Inherited > 0 {
 		return s.adopt(cfg)
@@ -133,7 +129,7 @@ func (s *packetSocket) adopt(cfg PacketConfig) (err error) {
 	}
 	// Each namespace has interfaces of the same number. Before Linux 5.14 nothing tells.
 	there, err := unix.GetsockoptUint64(s.fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if here, _ := unix.GetsockoptUint64(s.out, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err == nil && here != there {
+	if here, _ := unix.GetsockoptUint64(s.control.fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err == nil && here != there {
 		return errors.New("inherited socket: it is in another network namespace")
 	}
 	unix.CloseOnExec(s.fd)
@@ -215,8 +211,19 @@ func (s *packetSocket) receive(frame []byte) (n int, err error) {
 	return n, nil
 }
 
+// send tries twice where the interface is down. Of an interface that has gone down in the meantime, and may be up again, the socket tells
+// whoever calls next: a second socket to send by would cost a pause of 10 ms, for all that goes on in the kernel, whenever it is closed.
+// Who waits for frames hears of it by the other socket.
 func (s *packetSocket) send(frame []byte) error {
-	_, err := transferred(unix.RawSyscall6(unix.SYS_SENDTO, uintptr(s.out),
+	err := s.sendOnce(frame)
+	if err == unix.ENETDOWN {
+		err = s.sendOnce(frame)
+	}
+	return err
+}
+
+func (s *packetSocket) sendOnce(frame []byte) error {
+	_, err := transferred(unix.RawSyscall6(unix.SYS_SENDTO, uintptr(s.fd),
 		uintptr(unsafe.Pointer(unsafe.SliceData(frame))), uintptr(len(frame)), 0, 0, 0))
 	return err
 }
@@ -277,9 +284,6 @@ func (s *packetSocket) release() error {
 	if s.ring != nil {
 		s.ring.giveBack() // a successor would take them once more
 		err = s.ring.close()
-	}
-	if s.out >= 0 {
-		err = errors.Join(err, unix.Close(s.out))
 	}
 	err = errors.Join(err, unix.Close(s.fd))
 	s.ethernet.close()
