@@ -3,6 +3,7 @@ package nft
 import (
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/tunlb/tunlb/stack/packet"
@@ -10,7 +11,7 @@ import (
 
 // Guard keeps from the kernel what a Claim takes of the packets for an interface's own MAC: packet sockets, which see them
 // first, have got them by then. The kernel's table is named tunlb_guard_N, N being the netlink socket's address, mostly the
-// process ID. It takes Linux 5.12. Safe for concurrent use; whoever opened it closes it.
+// process ID, or tunlb_guard_N_2: see Set. It takes Linux 5.12. Safe for concurrent use; whoever opened it closes it.
 //
 // Some packets that a claim takes are left to the kernel as well, and do no harm there: ICMP errors whose quote has IP options or
 // IPv6 extension headers; later fragments from servers, which it forwards to where they mean nothing without the first; and
@@ -19,7 +20,8 @@ import (
 type Guard struct {
 	mu     sync.Mutex
 	socket *socket
-	table  string
+	table  string // in force
+	spare  string // has no table, but after an error
 	batch  batch
 }
 
@@ -41,34 +43,50 @@ func OpenGuard(netnsPath string) (*Guard, error) {
 	return g, nil
 }
 
-// newGuard sees to it that there is a table of the socket's. One that is there already stays as it is.
+// newGuard goes on with the table that the socket has, or makes one.
 func newGuard(s *socket) (*Guard, error) {
 	g := &Guard{socket: s, table: fmt.Sprintf("tunlb_guard_%d", s.port)}
-	s.start(&g.batch, g.table)
-	g.batch.ownTable()
-	return g, s.apply(&g.batch)
+	g.spare = g.table + "_2"
+	names, err := s.tables()
+	switch {
+	case err != nil:
+		return nil, err
+	case slices.Contains(names, g.spare): // of both, which a predecessor was killed over, either will do until Set
+		g.table, g.spare = g.spare, g.table
+	case !slices.Contains(names, g.table):
+		s.start(&g.batch, g.table)
+		g.batch.ownTable()
+		return g, s.apply(&g.batch)
+	}
+	return g, nil
 }
 
-// Set replaces what is kept from the kernel, and at which interfaces, at once: no packet sees a part of it. After an
-// error it is as before. An interface that is not there is left out, and one that goes takes its part along: Set again
-// when it comes.
+// Set replaces what is kept from the kernel, and at which interfaces. What is kept before and after is kept all the time; of
+// all else no packet sees a part, but some may be kept that only one of both keeps. After an error it is as before, or
+// both are kept. An interface that is not there is left out, and one that goes takes its part along: Set again when it comes.
+//
+// It takes two tables and two transactions. In one that replaces a table by another there is a moment in which a packet gets
+// through: it goes through the chains of both, and finds the first empty still, the second empty already.
 func (g *Guard) Set(interfaces []string, claim packet.Claim) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.socket == nil {
 		return fmt.Errorf("set guard: %w", os.ErrClosed)
 	}
-	err := g.socket.hook(&g.batch, interfaces, func(interfaces []string) { g.replaceLocked(interfaces, &claim) })
+	err := g.socket.hook(&g.batch, interfaces, func(interfaces []string) { g.writeLocked(interfaces, &claim) })
+	if err == nil {
+		err = g.switchLocked()
+	}
 	if err != nil {
 		return fmt.Errorf("set guard: %w", err)
 	}
 	return nil
 }
 
-// replaceLocked writes a batch that makes the table anew.
-func (g *Guard) replaceLocked(interfaces []string, claim *packet.Claim) {
+// writeLocked writes a batch that makes the spare table.
+func (g *Guard) writeLocked(interfaces []string, claim *packet.Claim) {
 	b := &g.batch
-	g.socket.start(b, g.table)
+	g.socket.start(b, g.spare)
 	b.ownTable()
 	b.deleteTable()
 	b.ownTable()
@@ -79,6 +97,17 @@ func (g *Guard) replaceLocked(interfaces []string, claim *packet.Claim) {
 			b.rule(ingressChain(name), f.name, append(f.received(), jump(f.chain("claimed")))...)
 		}
 	}
+}
+
+// switchLocked leaves it to the spare table, which is in force, alone.
+func (g *Guard) switchLocked() error {
+	g.socket.start(&g.batch, g.table)
+	g.batch.deleteTable()
+	if err := g.socket.apply(&g.batch); err != nil {
+		return err
+	}
+	g.table, g.spare = g.spare, g.table
+	return nil
 }
 
 // Close gives the kernel back what was kept from it. A second Close does nothing.

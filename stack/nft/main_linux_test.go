@@ -13,7 +13,6 @@ import (
 
 	"github.com/tunlb/tunlb/labnet/netns"
 	"github.com/tunlb/tunlb/stack/packet"
-	"golang.org/x/sys/unix"
 )
 
 // owner is the environment variable that makes this test binary a program that holds both tables in its namespace
@@ -147,16 +146,8 @@ func (l *lab) tables(t testing.TB) (names []string) {
 	s, err := open(l.box.Path())
 	must(t, err)
 	defer s.close()
-	var b batch
-	b.begin("", s.next)
-	b.header(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETTABLE, unix.NLM_F_REQUEST|unix.NLM_F_DUMP, unix.NFPROTO_NETDEV, 0)
-	must(t, s.dump(&b, func(m message) {
-		for typ, value := range m.attributes() {
-			if typ == unix.NFTA_TABLE_NAME {
-				names = append(names, unix.ByteSliceToString(value))
-			}
-		}
-	}))
+	names, err = s.tables()
+	must(t, err)
 	return names
 }
 

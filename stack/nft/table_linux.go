@@ -168,6 +168,24 @@ func (b *batch) elements(id uint32, s *set, keys [][]byte) {
 	}
 }
 
+// tables are the names of all in the socket's namespace that are for packets as devices bring them.
+func (s *socket) tables() (names []string, err error) {
+	var b batch
+	b.begin("", s.next)
+	b.header(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETTABLE, unix.NLM_F_REQUEST|unix.NLM_F_DUMP, unix.NFPROTO_NETDEV, 0)
+	err = s.dump(&b, func(m message) {
+		for typ, value := range m.attributes() {
+			if typ == unix.NFTA_TABLE_NAME {
+				names = append(names, unix.ByteSliceToString(value))
+			}
+		}
+	})
+	if err != nil {
+		return nil, explain(err, "list of tables")
+	}
+	return names, nil
+}
+
 // apply commits a batch whose failure is the end of it, and says what failed.
 func (s *socket) apply(b *batch) error {
 	failures, err := s.commit(b)
