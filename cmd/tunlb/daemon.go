@@ -77,8 +77,8 @@ func startDaemon(path, socket string, cfg *config.Config, store *fdstore.Store, 
 			return nil, err
 		}
 	}
-	d := &daemon{log: log, path: path, started: time.Now(), cfg: cfg, direct: &direct{}, heritage: inheritFrom(store, cfg, log), manager: manager{log}}
-	d.fast = &fastpath{heritage: d.heritage}
+	d := &daemon{log: log, path: path, started: time.Now(), cfg: cfg, heritage: inheritFrom(store, cfg, log), manager: manager{log}}
+	d.direct, d.fast = &direct{heritage: d.heritage}, &fastpath{heritage: d.heritage}
 	defer func() {
 		switch {
 		case err == nil:

@@ -19,6 +19,8 @@ import (
 // direct is the engine's way out of the box's own interfaces: to directly routed servers, and to everybody from ports that
 // are such interfaces. Nothing is opened before there is such a server or port.
 type direct struct {
+	heritage *heritage
+
 	mu         sync.Mutex
 	neighbours atomic.Pointer[kernel.Neighbours]
 	port       atomic.Pointer[port.Direct]
@@ -41,7 +43,7 @@ func (d *direct) follow(cfg *config.Config) error {
 		d.neighbours.Store(n)
 	}
 	if leaves && d.port.Load() == nil {
-		p, err := port.OpenDirect("")
+		p, err := d.heritage.direct()
 		if err != nil {
 			return err
 		}

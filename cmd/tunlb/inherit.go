@@ -28,6 +28,7 @@ const (
 	keptFlows   = "flows"       // memory with the connections: tunlb/keep
 	keptKernels = "kernels"     // memory with what the kernels were like before the first of the line
 	keptControl = "control"     // the listening control socket
+	keptDirect  = "direct"      // the packet socket by which frames leave by all interfaces
 	keptGuard   = "nft.guard"   // the socket that owns the guard's table
 	keptCarrier = "nft.carrier" // likewise
 )
@@ -66,7 +67,7 @@ func inheritFrom(store *fdstore.Store, cfg *config.Config, log zerolog.Logger) *
 	if store == nil {
 		return h
 	}
-	names := []string{keptFlows, keptKernels, keptControl, keptGuard, keptCarrier}
+	names := []string{keptFlows, keptKernels, keptControl, keptDirect, keptGuard, keptCarrier}
 	for i := range cfg.Ports {
 		names = append(names, heirloom(&cfg.Ports[i]))
 	}
@@ -208,6 +209,20 @@ func (h *heritage) listener(socket string, cfg config.Control, allow control.All
 		h.refused(keptControl, err)
 	}
 	return control.Listen(socket, cfg.Mode, allow)
+}
+
+// direct opens the way out of all interfaces, or goes on with the predecessor's. That one leaves its socket open, which to close takes the
+// kernel 10 ms, is what matters: there is nothing in it.
+func (h *heritage) direct() (*port.Direct, error) {
+	fd, _ := h.take(keptDirect)
+	d, err := port.OpenDirect("", fd)
+	if err != nil {
+		return nil, err
+	}
+	if fd, ok := d.Descriptor(); ok {
+		h.leave(keptDirect, fd)
+	}
+	return d, nil
 }
 
 // guard opens the guard, or goes on with the predecessor's: adopted.

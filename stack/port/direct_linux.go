@@ -31,17 +31,17 @@ type Direct struct {
 	errGone, errDown, errFull error // made once: an interface that is down costs no garbage
 }
 
-func openDirect(netns string) (d *Direct, err error) {
+func openDirect(netns string, inherited int) (d *Direct, err error) {
 	err = inNetNS(netns, func() (err error) {
-		d, err = openDirectHere()
+		d, err = openDirectHere(inherited)
 		return err
 	})
 	return d, err
 }
 
 // openDirectHere opens the socket in the calling thread's namespace.
-func openDirectHere() (_ *Direct, err error) {
-	fd, err := openSender()
+func openDirectHere(inherited int) (_ *Direct, err error) {
+	fd, err := senderOr(inherited)
 	if err != nil {
 		return nil, err
 	}
@@ -60,6 +60,38 @@ func openDirectHere() (_ *Direct, err error) {
 		errDown: fmt.Errorf("send directly: %w", ErrDown),
 		errFull: fmt.Errorf("send directly: the interface's queue is full: %w", unix.ENOBUFS),
 	}, nil
+}
+
+// senderOr is openSender, unless an inherited descriptor is such a socket already.
+func senderOr(inherited int) (fd int, err error) {
+	if inherited > 0 {
+		if isSender(inherited) {
+			unix.CloseOnExec(inherited)
+			return inherited, nil
+		}
+		unix.Close(inherited)
+	}
+	return openSender()
+}
+
+// isSender says whether a descriptor is what openSender makes in the calling thread's namespace.
+func isSender(fd int) bool {
+	at, err := unix.Getsockname(fd)
+	bound, ok := at.(*unix.SockaddrLinklayer)
+	if err != nil || !ok || bound.Protocol != 0 || bound.Ifindex != 0 {
+		return false
+	}
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	vnet, otherwise := unix.GetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR)
+	if errors.Join(err, otherwise) != nil || kind != unix.SOCK_RAW || vnet != 1 {
+		return false
+	}
+	here, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(here)
+	return sameNetNS(fd, here)
 }
 
 // openSender opens a socket that takes frames with vnet headers. Its protocol stays 0: none comes in.
@@ -157,6 +189,9 @@ func (d *Direct) wrapTo(link int, err error) error {
 	}
 	return fmt.Errorf("send directly by interface %d: %w", link, err)
 }
+
+// Descriptor is the socket: what OpenDirect takes as inherited. It is borrowed until Close.
+func (d *Direct) Descriptor() (fd int, ok bool) { return d.fd, true }
 
 // Stats is what has been counted beyond frames sent: Segmented and Full.
 func (d *Direct) Stats() Stats { return Stats{Segmented: d.segmented.Load(), Full: d.full.Load()} }

@@ -58,7 +58,7 @@ func newFarm(t *testing.T) *farm {
 			must(t, host.nl.RouteAdd(&netlink.Route{Dst: dst, Gw: gw.AsSlice()}))
 		}
 	}
-	d, err := OpenDirect(f.director.path)
+	d, err := OpenDirect(f.director.path, 0)
 	if errors.Is(err, ErrUnavailable) {
 		t.Skip(err)
 	}
@@ -244,7 +244,7 @@ func TestDirectErrors(t *testing.T) {
 	if s := f.Stats(); s.Full > 0 || s.Segmented > 0 {
 		t.Errorf("stats are %+v", s)
 	}
-	if _, err := OpenDirect("/nonexistent/netns"); !errors.Is(err, unix.ENOENT) {
+	if _, err := OpenDirect("/nonexistent/netns", 0); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("no namespace: %v", err)
 	}
 }

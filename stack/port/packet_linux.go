@@ -127,9 +127,7 @@ func (s *packetSocket) adopt(cfg PacketConfig) (err error) {
 	if to, ok := bound.(*unix.SockaddrLinklayer); !ok || to.Ifindex != int(s.index) {
 		return errors.New("inherited socket: it is not on this interface")
 	}
-	// Each namespace has interfaces of the same number. Before Linux 5.14 nothing tells.
-	there, err := unix.GetsockoptUint64(s.fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if here, _ := unix.GetsockoptUint64(s.control.fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err == nil && here != there {
+	if !sameNetNS(s.fd, s.control.fd) { // each namespace has interfaces of the same number
 		return errors.New("inherited socket: it is in another network namespace")
 	}
 	unix.CloseOnExec(s.fd)

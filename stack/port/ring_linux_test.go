@@ -40,7 +40,7 @@ func newYard(t testing.TB) *yard {
 
 func (s *space) direct(t testing.TB) *Direct {
 	t.Helper()
-	d, err := OpenDirect(s.path)
+	d, err := OpenDirect(s.path, 0)
 	must(t, err)
 	t.Cleanup(func() { must(t, d.Close()) })
 	return d
