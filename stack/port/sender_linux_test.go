@@ -24,7 +24,7 @@ func TestRingSendsAfterDown(t *testing.T) {
 		}
 		y.lan.setUp(t, "p0")
 		if err := y.Write(numbered(100+i, 60)); err != nil {
-			t.Errorf("up again: %v", err)
+			t.Fatalf("up again: %v", err)
 		}
 		frames := make([][]byte, 64)
 		for found := false; !found; {
