@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"syscall"
 )
@@ -33,18 +34,32 @@ func listenUnix(path string, mode fs.FileMode) (net.Listener, error) {
 	return net.Listen("unix", path)
 }
 
-// trusted wants a folder of sockets to be root's or our own, and nobody else's to write: whoever can
-// write there can be taken for the daemon.
+// trusted wants a folder of sockets in which nobody can be taken for the daemon: root's or our own and nobody else's to write, or one that root has
+// given to the daemon's user. That shows in the folder above, in which only root can have put it: as a folder, or as a link to one, which is what
+// RuntimeDirectory= of a systemd unit with DynamicUser= makes.
 func trusted(dir string) error {
 	info, err := os.Lstat(dir)
 	if err != nil {
 		return err
 	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || !info.IsDir() || st.Uid != 0 && int(st.Uid) != os.Getuid() || info.Mode().Perm()&0o022 != 0 {
+	if above, err := os.Stat(filepath.Dir(dir)); err == nil && onlyWrittenBy(above, 0) {
+		if info, err = os.Stat(dir); err != nil {
+			return err
+		}
+		if info.IsDir() && info.Mode().Perm()&0o022 == 0 {
+			return nil
+		}
+	}
+	if !info.IsDir() || !onlyWrittenBy(info, 0) && !onlyWrittenBy(info, os.Getuid()) {
 		return fmt.Errorf("%s: %w: the folder is somebody else's, or others may write to it", dir, fs.ErrPermission)
 	}
 	return nil
+}
+
+// onlyWrittenBy says whether nobody but the user, and root, can write there.
+func onlyWrittenBy(info fs.FileInfo, uid int) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == uid && info.Mode().Perm()&0o022 == 0
 }
 
 // listening is nil if a descriptor is a socket that listens.
