@@ -95,20 +95,25 @@ func routerTopology() labnet.Topology {
 	return t
 }
 
-// openRouter starts tunlb as a virtual router: TUN ports inside the namespaces, each its default gateway.
+// openRouter starts tunlb as a virtual router.
 func openRouter(t *testing.T, services string) *site {
 	t.Helper()
 	s := openLab(t, routerTopology(), "")
+	s.write(routerPorts(s) + services)
+	s.start()
+	t.Cleanup(s.stop)
+	return s
+}
+
+// routerPorts are TUN ports inside the namespaces, each its default gateway.
+func routerPorts(s *site) string {
 	config := fmt.Sprintf("ports:\n  - {name: eth0, netns: %s, addresses: [198.51.100.7/24, \"2001:db8:1::7/64\"], router: [198.51.100.1, \"2001:db8:1::1\"], routes: [0.0.0.0/0, \"::/0\"]}\n",
 		s.lab.NS("client").Path())
 	for i := range 3 {
 		config += fmt.Sprintf("  - {name: eth0, netns: %s, addresses: [192.168.%d.10/24, \"2001:db8:c%d::10/64\"], router: [192.168.%d.100, \"2001:db8:c%d::100\"]}\n",
 			s.lab.NS(fmt.Sprintf("rs%d", i+1)).Path(), i, i, i, i)
 	}
-	s.write(config + services)
-	s.start()
-	t.Cleanup(s.stop)
-	return s
+	return config
 }
 
 // TestVirtualRouter: there is no director's namespace.

@@ -96,6 +96,16 @@ type successor struct {
 	name    string // what it is called by
 	binary  string // where it is
 	version string
+	tried   os.FileInfo // of the file that was tried
+}
+
+// unchanged is nil if the file is still the one that was tried.
+func (s *successor) unchanged() error {
+	now, err := os.Stat(s.binary)
+	if err == nil && (!os.SameFile(now, s.tried) || now.Size() != s.tried.Size() || !now.ModTime().Equal(s.tried.ModTime())) {
+		err = fmt.Errorf("%s has changed since it was tried; upgrade again when it is complete", s.binary)
+	}
+	return err
 }
 
 func (s *successor) Error() string { return "to be replaced by " + s.binary }
@@ -129,7 +139,13 @@ func (s *succession) begin(ctx context.Context, binary, file string) (*successor
 		return nil, fmt.Errorf("upgrade: %w; name the binary", err)
 	}
 	next := &successor{name: binary, binary: path}
-	if next.version, err = trySuccessor(ctx, path, file); err != nil {
+	if next.tried, err = os.Stat(path); err == nil {
+		next.version, err = trySuccessor(ctx, path, file)
+	}
+	if err == nil {
+		err = next.unchanged()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("upgrade refused, nothing has changed: %w", err)
 	}
 	s.next = next
@@ -244,7 +260,10 @@ func (d *daemon) giveWay(store *fdstore.Store, next *successor) error {
 	}
 	d.lines.Flush(lastWordsInHaste)
 	ignoreOrders()
-	first := store.Exec(next.binary, append([]string{next.name}, os.Args[1:]...))
+	first := next.unchanged()
+	if first == nil {
+		first = store.Exec(next.binary, append([]string{next.name}, os.Args[1:]...))
+	}
 	d.log.Error().Err(first).Msg("the other binary can't be executed, this one starts anew")
 	d.lines.Flush(lastWordsInHaste)
 	return errors.Join(first, store.Exec("/proc/self/exe", os.Args))
