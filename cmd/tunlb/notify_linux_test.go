@@ -101,7 +101,8 @@ func TestSuccessorIsTried(t *testing.T) {
 	}
 }
 
-// TestGivenUp: a daemon that is built as releases are has two capabilities left in all threads, and so has its successor.
+// TestGivenUp: a daemon that is built as releases are has two capabilities left in all threads, and so has its successor. What checks a
+// server has none.
 func TestGivenUp(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the program")
@@ -113,7 +114,14 @@ func TestGivenUp(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	s := openLab(t, labnet.Story(labnet.StoryOptions{}), storyConfig)
+	checked := filepath.Join(t.TempDir(), "checked")
+	s := openLab(t, labnet.Story(labnet.StoryOptions{}), storyConfig+fmt.Sprintf(`
+  - name: checked
+    listen: 203.0.113.22:99/tcp
+    scheduler: rr
+    servers: [192.168.0.10:8080]
+    health: {type: exec, command: [/bin/sh, -c, "cat /proc/self/status > %[1]s.new && mv %[1]s.new %[1]s"], interval: 100ms}
+`, checked))
 	s.startAs(binary)
 	t.Cleanup(s.stop)
 	for _, when := range []string{"after the start", "after an upgrade"} {
@@ -122,6 +130,14 @@ func TestGivenUp(t *testing.T) {
 				t.Fatalf("upgrade: exit %d: %s\n%s", code, stderr, s.log)
 			}
 		}
+		os.Remove(checked) // one that was begun before may come: it has nothing either
+		s.until("the server is checked", func() error {
+			status, err := os.ReadFile(checked)
+			if err == nil && !bytes.Contains(status, []byte("CapEff:\t0000000000000000")) || err == nil && !bytes.Contains(status, []byte("CapPrm:\t0000000000000000")) {
+				t.Fatalf("%s, a health check by command has capabilities:\n%s", when, status)
+			}
+			return err
+		})
 		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", s.cmd.Process.Pid))
 		if err != nil || len(tasks) < runtime.NumCPU() {
 			t.Fatalf("%d threads, %v", len(tasks), err)

@@ -38,7 +38,9 @@ var sites = []struct {
 	}},
 }
 
-func openDRLine(t *testing.T, o labnet.DROptions) *line { return openLine(t, labnet.DR(o), drConfig(o)) }
+func openDRLine(t *testing.T, o labnet.DROptions) *line {
+	return openLine(t, labnet.DR(o), drConfig(o))
+}
 
 // surfer has a connection on which it asks again and again.
 type surfer struct {
@@ -255,5 +257,45 @@ func TestUpgradeRefused(t *testing.T) {
 	s.echo(conn, []byte("after"))
 	if now := s.status().Daemon.Started; !now.Equal(started) {
 		t.Errorf("the daemon of %v has become one of %v", started, now)
+	}
+}
+
+// TestUpgradeByOthers: who may only use the socket may have the daemon replaced by the binary that is there, and name no other.
+func TestUpgradeByOthers(t *testing.T) {
+	needLab(t)
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be somebody else")
+	}
+	const uid = 61234
+	s := openSite(t, labnet.StoryOptions{}, fmt.Sprintf("control: {users: [%d]}\n", uid)+echoConfig)
+	dir, err := os.MkdirTemp("/tmp", "tunlb") // in which others may look
+	s.must(err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	self, err := os.ReadFile("/proc/self/exe")
+	s.must(err)
+	exe := filepath.Join(dir, "tunlb")
+	s.must(errors.Join(os.Chmod(dir, 0o755), os.WriteFile(exe, self, 0o755)))
+	as := func(args ...string) (string, int) {
+		cmd := s.command(args...)
+		cmd.Path = exe
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState == nil {
+			t.Fatal(err)
+		}
+		return string(out), cmd.ProcessState.ExitCode()
+	}
+	before := s.status().Daemon.Started
+	if out, code := as("upgrade", exe); code != exitFailed || !strings.Contains(out, "only root and the daemon's own user may say which binary") {
+		t.Errorf("with a binary: exit %d: %s", code, out)
+	}
+	if now := s.status().Daemon.Started; !now.Equal(before) {
+		t.Error("refused, and done all the same")
+	}
+	if out, code := as("upgrade"); code != 0 {
+		t.Errorf("without: exit %d: %s", code, out)
+	}
+	if now := s.status().Daemon.Started; now.Equal(before) {
+		t.Error("not done")
 	}
 }
