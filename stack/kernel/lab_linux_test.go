@@ -144,11 +144,18 @@ func (l *lab) addr(dev string, addrs ...string) {
 	}
 }
 
-// settled says that no address is tentative: IPv6 finishes them in a worker.
+// settled says that no address is tentative, and that each has its local route: IPv6 finishes them in a worker.
 func (l *lab) settled() bool {
 	list, err := l.links.AddrList(nil, unix.AF_INET6)
 	l.must(err)
-	return !slices.ContainsFunc(list, func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 })
+	routes, err := l.routes(unix.AF_INET6, unix.RT_TABLE_LOCAL, 0)
+	l.must(err)
+	return !slices.ContainsFunc(list, func(a netlink.Addr) bool {
+		link, err := l.links.LinkByIndex(a.LinkIndex)
+		l.must(err)
+		addr, _ := netip.AddrFromSlice(a.IP)
+		return a.Flags&unix.IFA_F_TENTATIVE != 0 || link.Attrs().Flags&net.FlagUp != 0 && !slices.ContainsFunc(routes, func(r routeEntry) bool { return r.dst == single(addr) })
+	})
 }
 
 // until waits for the kernel's messages until ok.

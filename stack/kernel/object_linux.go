@@ -65,6 +65,11 @@ func (a address) command(verb string) string {
 func (a address) message() (uint16, []nl.NetlinkRequestData) {
 	h := nl.NewIfAddrmsg(int(familyOf(a.prefix.Addr())))
 	h.Prefixlen, h.Index = uint8(a.prefix.Bits()), uint32(a.index)
+	if a.prefix.Addr().Is6() {
+		// Beyond a TUN is nobody who may have it already. Without the flag it is tentative until the kernel has found time for it, and a
+		// connection that is begun meanwhile comes from a link-local address, for good.
+		h.Flags = unix.IFA_F_NODAD
+	}
 	raw := a.prefix.Addr().AsSlice()
 	return unix.RTM_NEWADDR, []nl.NetlinkRequestData{
 		h, nl.NewRtAttr(unix.IFA_LOCAL, raw), nl.NewRtAttr(unix.IFA_ADDRESS, raw), attr8(ifaProto, protocol),
