@@ -529,6 +529,28 @@ func TestTrusted(t *testing.T) {
 	if err := trusted(dir); !errors.Is(err, os.ErrPermission) {
 		t.Errorf("a folder for everybody: %v, want a refusal", err)
 	}
+	if os.Getuid() != 0 {
+		return
+	}
+	// What root has given to somebody, as a folder and by a link, in a folder of its own and in one that others may write to.
+	for mode, want := range map[os.FileMode]bool{0o755: true, 0o777: false} {
+		above := t.TempDir()
+		given, link := filepath.Join(above, "given"), filepath.Join(above, "link")
+		if err := errors.Join(os.Mkdir(given, 0o755), os.Chown(given, 61234, 61234), os.Symlink(given, link), os.Chmod(above, mode)); err != nil {
+			t.Fatal(err)
+		}
+		for _, dir := range []string{given, link} {
+			if err := trusted(dir); (err == nil) != want {
+				t.Errorf("%s, in a folder of mode %o: %v", filepath.Base(dir), mode, err)
+			}
+		}
+		if err := os.Chmod(given, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if trusted(given) == nil || trusted(link) == nil {
+			t.Errorf("for everybody to write, in a folder of mode %o: trusted", mode)
+		}
+	}
 }
 
 func (d *daemon) Explain(q tunlb.Question) (tunlb.Explanation, error) {
