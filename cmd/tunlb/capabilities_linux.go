@@ -141,7 +141,10 @@ func permittedCapabilities() (capabilities, error) {
 	return capabilities(data[0].Permitted) | capabilities(data[1].Permitted)<<32, nil
 }
 
-// everyThread makes a system call in all threads of the process, those to come included.
+// everyThread makes a system call in all threads of the process, those to come included. Arguments may be pointers, converted in the call itself: the
+// directive has what they point to stay where it is until the call returns, which the stack, that grows by moving, does not.
+//
+//go:uintptrescapes
 func everyThread(name string, trap, a, b, c uintptr) error {
 	_, _, errno := syscall.AllThreadsSyscall6(trap, a, b, c, 0, 0, 0)
 	if errno != 0 {

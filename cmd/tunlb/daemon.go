@@ -172,6 +172,9 @@ func (d *daemon) serve(ctx context.Context, orders orders) error {
 		return err
 	}
 	d.log.Info().Str("control", d.listener.Addr().String()).Msg(d.balancing())
+	if d.flows != nil {
+		d.flows.Proven()
+	}
 	d.manager.ready(d.balancing())
 	go d.manager.keepAlive(ctx, d.engine.Beat) // not waited for: it hangs if the engine does
 	context.AfterFunc(ctx, func() {

@@ -76,11 +76,31 @@ func inheritFrom(store *fdstore.Store, cfg *config.Config, log zerolog.Logger) *
 			h.taken[name], h.had = fd, true
 		}
 	}
+	h.distrust()
 	names, err := store.Discard()
 	if len(names) > 0 || err != nil {
 		log.Warn().Err(err).Strs("names", names).Msg("a predecessor left what this configuration has no use for")
 	}
 	return h
+}
+
+// mostTries is how many processes in a row may die before they balance, with what a predecessor has left. It may be why.
+const mostTries = 2
+
+// distrust drops what was inherited if too many have died of it. A supervisor counts as well, a service manager only how often it starts: it would give up.
+func (h *heritage) distrust() {
+	fd, ok := h.taken[keptFlows]
+	if !ok {
+		return
+	}
+	before, err := memory.Try(fd)
+	if err != nil || before < mostTries {
+		return // what is of no use is refused later
+	}
+	h.log.Error().Strs("names", h.store.Names()).Int("tries", before).
+		Msg("others have died before they balanced: what a predecessor has left may be why, and is dropped. Connections are lost")
+	h.settle()
+	h.had = false
 }
 
 // take gives an inherited descriptor to the caller.

@@ -18,9 +18,9 @@ const lastWords = time.Second
 // newLog logs to the error output: text for a person, JSON for a collector. Whoever ends the process, or replaces it by
 // another program, closes or flushes it before.
 func newLog(c *cli.Context) (*logging.Log, error) {
-	level, err := zerolog.ParseLevel(c.String("log-level"))
+	level, err := levelOf(c)
 	if err != nil {
-		return nil, usagef("--log-level %q: want debug, info, warn or error", c.String("log-level"))
+		return nil, err
 	}
 	o := logging.Options{Level: level}
 	if out := c.App.ErrWriter; !c.Bool("log-json") {
@@ -29,6 +29,14 @@ func newLog(c *cli.Context) (*logging.Log, error) {
 		}
 	}
 	return logging.New(c.App.ErrWriter, o), nil
+}
+
+func levelOf(c *cli.Context) (zerolog.Level, error) {
+	level, err := zerolog.ParseLevel(c.String("log-level"))
+	if err != nil {
+		return level, usagef("--log-level %q: want debug, info, warn or error", c.String("log-level"))
+	}
+	return level, nil
 }
 
 // colours says whether escapes may be written to w: to a terminal, and not against NO_COLOR.

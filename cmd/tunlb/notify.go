@@ -22,8 +22,9 @@ func (m manager) tell(state string) {
 func (m manager) ready(status string) { m.tell(systemd.SdNotifyReady + "\nSTATUS=" + status) }
 
 // reloading is followed by ready, whatever has come of it. The time is for Type=notify-reload, which would otherwise take the ready of an earlier reload for that of this one.
+// It is a sign of life as well: a successor that takes over has none to give for a while.
 func (m manager) reloading(status string) {
-	m.tell(systemd.SdNotifyReloading + "\n" + systemd.SdNotifyMonotonicUsec() + "STATUS=" + status)
+	m.tell(systemd.SdNotifyReloading + "\n" + systemd.SdNotifyMonotonicUsec() + systemd.SdNotifyWatchdog + "\nSTATUS=" + status)
 }
 
 func (m manager) stopping() {

@@ -7,13 +7,15 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tunlb/tunlb/tunlb/fdstore"
 )
 
 // followSupervisor cancels, in good order, when the process that supervises this one has died: whoever is started in its place starts a
 // tunlb of its own. PR_SET_PDEATHSIG would be lost with an upgrade, for it belongs to a thread, and comes too early when the
 // thread that made the child ends before its process.
 func followSupervisor(ctx context.Context, cancel context.CancelCauseFunc) error {
-	want := os.Getenv(supervisorVariable)
+	want := os.Getenv(fdstore.SupervisorVariable)
 	if want == "" {
 		return nil
 	}

@@ -34,7 +34,7 @@ var rules = map[string]struct {
 	"tunlb/importer":   {[]string{"policy", "tunlb/config", "tunlb/ipvs", "tunlb/keepalived"}, "what others configured becomes text"},
 	"tunlb/ipvs":       {[]string{"policy"}, "ipvsadm's language is text in, text out"},
 	"tunlb/config":     {[]string{"policy", "tunlb/config/syntax", "tunlb/config/wording", "github.com/goccy/go-yaml/..."}, "a file is checked without a machine"},
-	"tunlb/health":     {[]string{"policy"}, "probes dial by an injected dialer and know no engine"},
+	"tunlb/health":     {[]string{"policy", "tunlb/fdstore"}, "probes dial by an injected dialer and know no engine; what they execute gets nothing that a service manager has said to us"},
 	"tunlb": {[]string{"policy", "stack", "stack/neigh", "stack/packet", "stack/port", "tunlb/flow", "tunlb/keep", "tunlb/watch", "github.com/rs/zerolog",
 		"github.com/gaissmai/bart", "golang.org/x/time/rate"}, "the engine works on ports and tells no kernel anything"},
 	"tunlb/config/syntax":     {[]string{"github.com/goccy/go-yaml/..."}, "one place goes around the YAML library's faults, for every kind of file"},

@@ -43,12 +43,12 @@ func runCommand() *cli.Command {
 			if err := followSupervisor(ctx, end); err != nil {
 				return err
 			}
-			var file string
+			file, err := fileOfRun(c)
+			if err != nil {
+				return err
+			}
 			cfg := config.Default()
-			if c.Bool("ipvsadm") {
-				if c.Args().Present() || c.IsSet("file") {
-					return usagef("--ipvsadm starts without a file")
-				}
+			if file == "" {
 				watched := make(chan struct{})
 				go func() {
 					defer close(watched)
@@ -58,13 +58,8 @@ func runCommand() *cli.Command {
 					stop()
 					<-watched
 				}()
-			} else {
-				if file, err = fileOf(c); err != nil {
-					return err
-				}
-				if cfg, err = config.Load(file); err != nil {
-					return showConfigErrors(c, err)
-				}
+			} else if cfg, err = config.Load(file); err != nil {
+				return showConfigErrors(c, err)
 			}
 			stack.LogNetstack(log)
 			endProfile, err := profileCPU(c.String("cpuprofile"))
@@ -97,6 +92,17 @@ func runCommand() *cli.Command {
 			return errors.Join(err, d.close())
 		},
 	}
+}
+
+// fileOfRun is the configuration file, "" if it is to start without.
+func fileOfRun(c *cli.Context) (string, error) {
+	if !c.Bool("ipvsadm") {
+		return fileOf(c)
+	}
+	if c.Args().Present() || c.IsSet("file") {
+		return "", usagef("--ipvsadm starts without a file")
+	}
+	return "", nil
 }
 
 // orders are signals that ask something of a daemon.

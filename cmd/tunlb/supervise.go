@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"io"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -24,8 +26,11 @@ func superviseCommand() *cli.Command {
 			if len(args) == 0 || args[0] != "run" {
 				return usagef("supervise wants the command that it is to run: tunlb supervise -- run -f FILE")
 			}
-			if d := c.Duration("watchdog"); d != 0 && d < 100*time.Millisecond {
-				return usagef("--watchdog %v: want 100ms at least, or 0", d)
+			if d := c.Duration("watchdog"); d != 0 && d < leastWatchdog {
+				return usagef("--watchdog %v: want %v at least, or 0", d, leastWatchdog)
+			}
+			if err := checkRun(c.Context, args); err != nil {
+				return err
 			}
 			lines, err := newLog(c)
 			if err != nil {
@@ -41,8 +46,23 @@ func superviseCommand() *cli.Command {
 	}
 }
 
-// supervisorVariable tells a child who supervises it: the pid. It ends when that process does.
-const supervisorVariable = "TUNLB_SUPERVISOR"
+// leastWatchdog is what a machine may take that has other things to do for a moment.
+const leastWatchdog = 2 * time.Second
+
+// checkRun refuses a command line that run would refuse. Its exit code alone would not tell: Go ends with the same after a panic, and then
+// another start may be what it takes.
+func checkRun(ctx context.Context, args []string) error {
+	app := newApp()
+	app.Writer, app.ErrWriter = io.Discard, io.Discard
+	app.Command("run").Action = func(c *cli.Context) error {
+		if _, err := levelOf(c); err != nil {
+			return err
+		}
+		_, err := fileOfRun(c)
+		return err
+	}
+	return app.RunContext(ctx, flagsFirst(app.Commands, append([]string{app.Name}, args...)))
+}
 
 // errNoSupervisor ends a daemon whose supervisor has died: the next one starts its own.
 var errNoSupervisor = errors.New("the supervisor is gone")

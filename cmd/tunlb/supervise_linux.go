@@ -8,7 +8,6 @@ import (
 	"os/signal"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -32,10 +31,7 @@ func ordinaryTimes() times {
 	return times{time.Minute, 30 * time.Second, 2 * time.Second, 100 * time.Millisecond, 5 * time.Second, 10 * time.Second}
 }
 
-const (
-	giveUpAfter = 5 // deaths before it balanced, within calm
-	withoutGift = 2 // of them in a row with what a predecessor has left
-)
+const giveUpAfter = 5 // deaths before it balanced, within calm
 
 // supervisor is one loop (run) that starts a child, watches it until its end and decides what is next.
 type supervisor struct {
@@ -113,8 +109,10 @@ func (s *supervisor) run() (int, error) {
 	}
 }
 
-// settle has all that the dead child has said be handled. What it noted is of no interest any more.
+// settle has all that the dead child has said be handled, and nobody is believed until there is another. What it noted is of no interest
+// any more.
 func (s *supervisor) settle() error {
+	defer s.keeper.Trust(0)
 	settled := make(chan error, 1)
 	go func() { settled <- s.keeper.Settle() }()
 	for {
@@ -142,8 +140,8 @@ func (s *supervisor) hopeless(c *child, code int) bool {
 			s.refused++
 		}
 		s.unborn = append(slices.DeleteFunc(s.unborn, func(t time.Time) bool { return now.Sub(t) > s.calm }), now)
-		// A wrong command line, file or machine does not mend itself. If it worked before, somebody may be at it.
-		if len(s.unborn) >= giveUpAfter || !s.everBeen && slices.Contains([]int{exitUsage, exitConfig, exitCannot}, code) {
+		// A wrong file or machine does not mend itself. If it worked before, somebody may be at it.
+		if len(s.unborn) >= giveUpAfter || !s.everBeen && slices.Contains([]int{exitConfig, exitCannot}, code) {
 			return true
 		}
 	}
@@ -174,6 +172,7 @@ type child struct {
 	inherited bool
 	delay     time.Duration // before the next one, should this one die soon
 	ready     bool          // it has balanced
+	turning   bool          // and is about to do so in another way: it reloads, or becomes its successor
 	state     *os.ProcessState
 }
 
@@ -182,7 +181,7 @@ func (s *supervisor) start() (*child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("supervise: %w", err)
 	}
-	if s.refused >= withoutGift {
+	if s.refused >= mostTries {
 		s.log.Error().Strs("names", s.keeper.Names()).Msg("tunlb has died twice before it balanced: what its predecessor has left may be why, and is dropped. Connections are lost")
 		s.keeper.Drop()
 		s.refused = 0
@@ -190,16 +189,13 @@ func (s *supervisor) start() (*child, error) {
 	cmd := exec.Command(self, s.args...)
 	cmd.Args[0] = s.program
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool {
-		return strings.HasPrefix(v, "WATCHDOG_") || strings.HasPrefix(v, "FDSTORE=") // our own manager's
-	})
-	cmd.Env = append(cmd.Env, supervisorVariable+"="+strconv.Itoa(os.Getpid()))
-	if s.watchdog > 0 {
-		cmd.Env = append(cmd.Env, "WATCHDOG_USEC="+strconv.FormatInt(s.watchdog.Microseconds(), 10))
-	}
 	release, err := s.keeper.Equip(cmd)
 	if err != nil {
 		return nil, fmt.Errorf("supervise: %w", err)
+	}
+	cmd.Env = append(cmd.Env, fdstore.SupervisorVariable+"="+strconv.Itoa(os.Getpid()))
+	if s.watchdog > 0 {
+		cmd.Env = append(cmd.Env, "WATCHDOG_USEC="+strconv.FormatInt(s.watchdog.Microseconds(), 10))
 	}
 	c := &child{supervisor: s, cmd: cmd, born: time.Now(), inherited: len(cmd.ExtraFiles) > 0, delay: min(max(2*s.delay, s.first), s.longest)}
 	err = cmd.Start()
@@ -225,7 +221,8 @@ func (c *child) watch() {
 		deadline.Stop()
 	}
 	const notEnded = "has not ended"
-	fate := "has not balanced" // what the deadline finds; "": it was aborted for it
+	const notBalanced = "has not balanced"
+	fate := notBalanced // what the deadline finds; "": it was aborted for it
 	for {
 		select {
 		case <-exited:
@@ -244,6 +241,9 @@ func (c *child) watch() {
 			case n.key == "STOPPING": // by itself; it has other things to do than to say so
 				fate = notEnded
 				deadline.Reset(c.stop)
+			case alive && c.turning: // a successor that takes over has no time to say so
+				fate = notBalanced
+				deadline.Reset(c.times.start)
 			case alive:
 				fate = "has said nothing"
 				deadline.Reset(c.watchdog)
@@ -262,13 +262,14 @@ func (c *child) watch() {
 	}
 }
 
-// heed says whether a note is a sign of life that starts the watchdog's time anew. What people and managers further up want to
-// know goes to them.
+// heed says whether a note is a sign of life that starts the watchdog's time anew, or from RELOADING=1 until READY=1 the start's. What people and managers further up want to know goes to them.
 func (c *child) heed(n note) (alive bool) {
 	text := n.key + "=" + n.value
 	switch text {
 	case systemd.SdNotifyReady:
-		c.ready, alive = true, true
+		c.ready, c.turning, alive = true, false, true
+	case systemd.SdNotifyReloading:
+		c.turning, alive = true, true
 	case systemd.SdNotifyWatchdog:
 		return c.ready
 	}

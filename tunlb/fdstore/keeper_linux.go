@@ -43,19 +43,17 @@ const (
 	maxRights  = 253 // the kernel's own limit
 )
 
-// NewKeeper opens the socket, by a name of this network namespace that can't be guessed.
+// NewKeeper opens the socket, where only this user, and root, can reach it.
 func NewKeeper() (*Keeper, error) {
-	k := &Keeper{address: "@tunlb-" + rand.Text(), closed: make(chan struct{}), settled: map[string]chan struct{}{}}
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: k.address, Net: "unixgram"})
+	conn, err := listen()
 	if err != nil {
 		return nil, fmt.Errorf("open the supervisor's socket: %w", err)
 	}
+	address := conn.LocalAddr().String()
 	if err := passCredentials(conn); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("see who sends to the supervisor's socket: %w", err)
+		return nil, fmt.Errorf("see who sends to the supervisor's socket: %w", errors.Join(err, conn.Close(), remove(address)))
 	}
-	k.conn = conn
-	return k, nil
+	return &Keeper{conn: conn, address: address, closed: make(chan struct{}), settled: map[string]chan struct{}{}}, nil
 }
 
 func passCredentials(conn *net.UnixConn) error {
@@ -70,7 +68,7 @@ func passCredentials(conn *net.UnixConn) error {
 
 // Close ends Serve and closes what is kept. Call it once.
 func (k *Keeper) Close() error {
-	err := k.conn.Close()
+	err := errors.Join(k.conn.Close(), remove(k.address))
 	close(k.closed)
 	k.Drop()
 	return err
@@ -79,7 +77,7 @@ func (k *Keeper) Close() error {
 // Address is the socket's, for NOTIFY_SOCKET.
 func (k *Keeper) Address() string { return k.address }
 
-// Trust makes pid the one whose messages count.
+// Trust makes pid the one whose messages count; 0 is nobody. A pid that is free again may become anybody's.
 func (k *Keeper) Trust(pid int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -114,18 +112,15 @@ func (k *Keeper) Drop() {
 	k.kept = nil
 }
 
-// Equip gives cmd, whose environment is taken over from this process unless it has one, the socket's address and what is kept. Call
-// release when it has started, or hasn't.
+// Equip gives cmd, whose environment is taken over from this process unless it has one, the socket's address and what is kept; what
+// this process's own manager has said is not for it. Call release when it has started, or hasn't.
 func (k *Keeper) Equip(cmd *exec.Cmd) (release func(), err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if cmd.Env == nil {
 		cmd.Env = os.Environ()
 	}
-	cmd.Env = slices.DeleteFunc(cmd.Env, func(v string) bool {
-		return strings.HasPrefix(v, "LISTEN_") || strings.HasPrefix(v, "NOTIFY_SOCKET=")
-	})
-	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+k.address)
+	cmd.Env = append(Unmanaged(cmd.Env), "NOTIFY_SOCKET="+k.address)
 	release = func() {
 		for _, f := range cmd.ExtraFiles {
 			f.Close()

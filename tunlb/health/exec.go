@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"strconv"
 	"time"
+
+	"github.com/tunlb/tunlb/tunlb/fdstore"
 )
 
 const (
@@ -24,7 +26,7 @@ func compileExec(t *Target) (func(context.Context) error, error) {
 	if len(t.Health.Command) == 0 {
 		return nil, errors.New("no command to run")
 	}
-	env := append(os.Environ(), "TUNLB_SERVICE="+t.Service, "TUNLB_SERVER="+t.Name)
+	env := append(fdstore.Unmanaged(os.Environ()), "TUNLB_SERVICE="+t.Service, "TUNLB_SERVER="+t.Name)
 	env = append(env, placeEnv("TUNLB_ADDRESS", "TUNLB_PORT", t.Address)...)
 	env = append(env, placeEnv("TUNLB_VIP", "TUNLB_VPORT", t.VIP)...)
 	return func(ctx context.Context) error { return execute(ctx, t.Health.Command, env) }, nil

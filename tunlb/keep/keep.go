@@ -2,7 +2,7 @@
 // successor inherits. It has the records of the connection table, in slabs that are written where they lie, and words, which
 // are put in place of others as a whole.
 //
-// It owns the layout of the file and what makes it safe to be killed at any moment. It does not know what records and
+// It owns the layout of the file, what makes it safe to be killed at any moment, and a count of those who have died of what is in it. It does not know what records and
 // words mean (tunlb/flow and the engine), nor how a descriptor gets to the successor (tunlb/fdstore).
 package keep
 

@@ -3,6 +3,7 @@ package keep
 import (
 	"fmt"
 	"hash/crc64"
+	"math"
 	"sync/atomic"
 	"unsafe"
 
@@ -24,9 +25,11 @@ type Memory struct {
 	header *header
 }
 
-// header says which words are valid. A process that is killed leaves the old words or the new ones.
+// header says which words are valid. A process that is killed leaves the old words or the new ones. What comes before format is alike in
+// all formats.
 type header struct {
 	magic  [8]byte
+	tries  uint64 // see Try
 	format uint64 // of the records
 	// words is the place (its lowest bit) and how often they were replaced (the rest); 0 is never.
 	words  uint64
@@ -34,20 +37,26 @@ type header struct {
 	sum    [2]uint64 // CRC-64 (ECMA), likewise
 }
 
-var magic = [8]byte{'t', 'u', 'n', 'l', 'b', ' ', '1', '\n'}
+var magic = [8]byte{'t', 'u', 'n', 'l', 'b', ' ', '2', '\n'}
 
 const (
 	pageSize   = 4096
 	slabsStart = pageSize + 2*MaxWords
 )
 
-// Create makes an empty memory for records of a format.
+// seals: the file grows, but nobody can take away what is mapped; whoever touched it then would die (SIGBUS).
+const seals = unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
+
+// Create makes an empty memory for records of a format. Its maker's is the first Try.
 func Create(format uint64) (*Memory, error) {
-	fd, err := unix.MemfdCreate("tunlb", unix.MFD_CLOEXEC)
+	fd, err := unix.MemfdCreate("tunlb", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("%w: memfd_create: %w", ErrUnavailable, err)
 	}
 	err = unix.Ftruncate(fd, slabsStart) // a hole, but for what is written
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
+	}
 	if err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("memory to keep: %w", err)
@@ -57,27 +66,58 @@ func Create(format uint64) (*Memory, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	m.header.magic, m.header.format = magic, format
+	m.header.magic, m.header.tries, m.header.format = magic, 1, format
 	return m, nil
 }
 
 // Open takes over the memory of a predecessor, and the descriptor unless it fails: with ErrForeign if its records are
 // of another format.
 func Open(fd int, format uint64) (*Memory, error) {
+	m, err := recognized(fd)
+	if err == nil && m.header.format != format {
+		unix.Munmap(m.page)
+		return nil, errOtherVersion
+	}
+	return m, err
+}
+
+// Try counts a process that is to go on with the memory in fd, of any format, and returns how many have tried since one last
+// has Proven itself. fd stays the caller's. What is not tunlb's memory is ErrForeign.
+func Try(fd int) (before int, err error) {
+	m, err := recognized(fd)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Munmap(m.page)
+	tries := atomic.AddUint64(&m.header.tries, 1)
+	return int(min(tries-1, math.MaxInt32)), nil
+}
+
+// Proven says that what is in the memory does no harm to who goes on with it.
+func (m *Memory) Proven() { atomic.StoreUint64(&m.header.tries, 0) }
+
+var errOtherVersion = fmt.Errorf("%w: it was written by another version", ErrForeign)
+
+// recognized is tunlb's memory, of whatever format.
+func recognized(fd int) (*Memory, error) {
 	var stat unix.Stat_t
 	if err := unix.Fstat(fd, &stat); err != nil {
 		return nil, fmt.Errorf("memory kept: %w", err)
 	}
-	if stat.Mode&unix.S_IFMT != unix.S_IFREG || stat.Size < slabsStart {
+	sealed, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	if err != nil || stat.Size < slabsStart {
 		return nil, fmt.Errorf("%w: it is no memory of tunlb's", ErrForeign)
+	}
+	if sealed&unix.F_SEAL_SHRINK == 0 {
+		return nil, fmt.Errorf("%w: it could still be cut short", ErrForeign)
 	}
 	m, err := mapped(fd)
 	if err != nil {
 		return nil, err
 	}
-	if m.header.magic != magic || m.header.format != format {
+	if m.header.magic != magic {
 		unix.Munmap(m.page)
-		return nil, fmt.Errorf("%w: it was written by another version", ErrForeign)
+		return nil, errOtherVersion
 	}
 	return m, nil
 }

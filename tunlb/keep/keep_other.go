@@ -11,6 +11,10 @@ func Create(uint64) (*Memory, error) { return nil, ErrUnavailable }
 // Open fails with ErrUnavailable.
 func Open(int, uint64) (*Memory, error) { return nil, ErrUnavailable }
 
+// Try fails with ErrUnavailable.
+func Try(int) (int, error) { return 0, ErrUnavailable }
+
+func (*Memory) Proven()                  {}
 func (*Memory) Descriptor() int          { return -1 }
 func (*Memory) Close() error             { return nil }
 func (*Memory) Slabs() int               { return 0 }
