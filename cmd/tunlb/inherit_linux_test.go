@@ -33,10 +33,9 @@ type line struct {
 
 func openLine(t *testing.T, topology labnet.Topology, config string) *line {
 	l := &line{site: openLab(t, topology, config)}
-	l.must(l.lab.NS("lb").Do(func() (err error) {
-		l.keeper, err = fdstore.NewKeeper()
-		return err
-	}))
+	var err error
+	l.keeper, err = fdstore.NewKeeper()
+	l.must(err)
 	served := make(chan error, 1)
 	go func() { served <- l.keeper.Serve(func(string, string) {}) }()
 	t.Cleanup(func() {
@@ -81,7 +80,7 @@ func (l *line) die() {
 
 func (l *line) settle() {
 	l.t.Helper()
-	l.must(l.lab.NS("lb").Do(l.keeper.Settle)) // an abstract socket is its namespace's
+	l.must(l.keeper.Settle())
 }
 
 // upgrade has the process become its successor, in place.

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/rs/zerolog"
 
+	"github.com/tunlb/tunlb/tunlb/config"
 	"github.com/tunlb/tunlb/tunlb/fdstore"
 )
 
@@ -111,6 +114,30 @@ func beChild(mode string) int {
 		systemd.SdNotify(false, systemd.SdNotifyStopping)
 		time.Sleep(time.Second) // of which it needs not say anything
 		return 0
+	case "panicking": // at its first start; what Go ends with then is what a wrong command line ends with
+		if b, _ := os.ReadFile(os.Getenv(journalVariable)); len(b) == 0 {
+			journal("start")
+			return exitUsage
+		}
+		journal("again")
+		return 0
+	case "turning": // it becomes its successor, which takes longer than the watchdog waits
+		journal("start")
+		ready()
+		systemd.SdNotify(false, systemd.SdNotifyReloading)
+		systemd.SdNotify(false, systemd.SdNotifyWatchdog) // somebody was about to say so
+		time.Sleep(900 * time.Millisecond)
+		ready()
+		journal("turned")
+		select {} // and from here on it is watched again
+	case "heir of a heritage", "doomed": // which the doomed die of
+		h := inheritFrom(store, &config.Config{}, zerolog.Nop())
+		m := h.flows()
+		journal("%v", h.had)
+		if b, _ := os.ReadFile(os.Getenv(journalVariable)); mode != "doomed" || bytes.Count(b, []byte("\n")) == 1 {
+			m.Proven() // as the first does here in any case
+		}
+		die()
 	case "crashing": // again and again, after it was ready
 		journal("start %d", time.Now().UnixMilli())
 		ready()
@@ -228,6 +255,82 @@ func TestSupervisorDropsPoison(t *testing.T) {
 	}
 }
 
+// TestDoomedHeritage: whoever starts one process after the other, the third that a heritage might kill is without.
+func TestDoomedHeritage(t *testing.T) {
+	for mode, want := range map[string]string{
+		"doomed":             "false true true false true false", // the fourth makes a new one, of which the next two die
+		"heir of a heritage": "false true true true true true",
+	} {
+		t.Run(mode, func(t *testing.T) {
+			k, err := fdstore.NewKeeper()
+			if err != nil {
+				t.Fatal(err)
+			}
+			served := make(chan error, 1)
+			go func() { served <- k.Serve(func(string, string) {}) }()
+			defer func() {
+				if err := errors.Join(k.Close(), <-served); err != nil {
+					t.Error(err)
+				}
+			}()
+			journal := filepath.Join(t.TempDir(), "journal")
+			for range 6 {
+				cmd := exec.Command("/proc/self/exe")
+				cmd.Env = append(os.Environ(), asChild+"="+mode, journalVariable+"="+journal, raceOptions)
+				release, err := k.Equip(cmd)
+				if err != nil {
+					t.Fatal(err)
+				}
+				err = cmd.Start()
+				release()
+				if err != nil {
+					t.Fatal(err)
+				}
+				k.Trust(cmd.Process.Pid)
+				cmd.Wait() // it kills itself
+				if err := k.Settle(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b, err := os.ReadFile(journal)
+			if got := strings.Join(strings.Fields(string(b)), " "); got != want || err != nil {
+				t.Errorf("inherited: %s, %v; want %s", got, err, want)
+			}
+		})
+	}
+}
+
+// TestSupervisorTakesPanicsForPanics: the exit code is that of a wrong command line.
+func TestSupervisorTakesPanicsForPanics(t *testing.T) {
+	u := newSupervised(t, "panicking", nil)
+	u.wantEnd(0)
+	u.wantJournal("start", "again")
+}
+
+func TestSuperviseRefuses(t *testing.T) {
+	for args, want := range map[string]string{
+		"supervise -- run":                       "run wants one file",
+		"supervise -- run -f a b":                "run wants one file",
+		"supervise -- run -f a --bogus":          "bogus",
+		"supervise -- run -f a --log-level loud": "--log-level",
+		"supervise -- run --ipvsadm -f a":        "--ipvsadm starts without a file",
+		"supervise -- check a":                   "wants the command",
+		"supervise --watchdog 1s -- run -f a":    "want 2s at least",
+		"supervise --watchdog -1s -- run -f a":   "want 2s at least",
+	} {
+		var out, errOut bytes.Buffer
+		code := runIn(t.Context(), append([]string{"tunlb"}, strings.Fields(args)...), nil, &out, &errOut)
+		if code != exitUsage || !strings.Contains(errOut.String(), want) || out.Len() > 0 {
+			t.Errorf("%s: exit %d, %q and %q; want %d and %q", args, code, out.String(), errOut.String(), exitUsage, want)
+		}
+	}
+	for _, args := range []string{"run -f /nowhere", "run /nowhere --log-level debug", "run --ipvsadm", "run --help"} {
+		if err := checkRun(t.Context(), strings.Fields(args)); err != nil {
+			t.Errorf("%s: %v", args, err)
+		}
+	}
+}
+
 func TestSupervisorHandsSignalsOn(t *testing.T) {
 	u := newSupervised(t, "signals", nil)
 	u.untilJournal("start")
@@ -276,6 +379,18 @@ func TestSupervisorWatchdog(t *testing.T) {
 			}
 		})
 	}
+	t.Run("turning", func(t *testing.T) {
+		u := newSupervised(t, "turning", quick)
+		u.untilJournal("turned")
+		if log := u.log.String(); strings.Contains(log, "aborted") {
+			t.Errorf("a successor that takes over is aborted:\n%s", log)
+		}
+		for end := time.Now().Add(patience); !strings.Contains(u.log.String(), "has said nothing in time"); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("it has taken over, and is not watched any more:\n%s", u.log)
+			}
+		}
+	})
 	t.Run("alive", func(t *testing.T) {
 		u := newSupervised(t, "alive", quick)
 		u.wantEnd(0)

@@ -22,7 +22,13 @@ import (
 const actorVariable = "FDSTORE_TEST_ACTOR"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(actorVariable) != "" {
+	switch os.Getenv(actorVariable) {
+	case "":
+	case "stranger":
+		os.Exit(beStranger())
+	case "stripped":
+		os.Exit(beStripped())
+	default:
 		os.Exit(act())
 	}
 	os.Exit(m.Run())

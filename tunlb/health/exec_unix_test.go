@@ -143,3 +143,15 @@ func kill(t *testing.T, pid string) {
 		t.Errorf("kill %s: %v", pid, err)
 	}
 }
+
+// TestExecSpeaksForItself: what a service manager has told tunlb is not for the commands that it runs.
+func TestExecSpeaksForItself(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "/run/somewhere")
+	t.Setenv("WATCHDOG_USEC", "1000000")
+	t.Setenv("TUNLB_SUPERVISOR", "1")
+	t.Setenv("TUNLB_TEST_OTHER", "stays")
+	got := once(netip.AddrPort{}, shell(`echo "$NOTIFY_SOCKET$WATCHDOG_USEC$TUNLB_SUPERVISOR:$TUNLB_TEST_OTHER"; exit 1`))
+	if want := "exit status 1: :stays"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -104,6 +104,68 @@ func TestForeign(t *testing.T) {
 	}
 }
 
+// TestSealed: what is mapped can't be taken away, and there is room for more all the same. What could be cut short is refused.
+func TestSealed(t *testing.T) {
+	m := create(t)
+	if err := unix.Ftruncate(m.Descriptor(), pageSize); !errors.Is(err, unix.EPERM) {
+		t.Errorf("cut short: %v, want EPERM", err)
+	}
+	for i := range 3 {
+		if b, err := m.Slab(i); err != nil || len(b) != SlabSize {
+			t.Fatalf("slab %d: %v", i, err)
+		}
+	}
+	page := bytes.Clone(m.page)
+	fd, err := unix.MemfdCreate("unsealed", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, slabsStart); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Pwrite(fd, page, 0); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Open(fd, 7)
+	_, tryErr := Try(fd)
+	if !errors.Is(err, ErrForeign) || !errors.Is(tryErr, ErrForeign) {
+		t.Errorf("one that is not sealed: %v, %v", err, tryErr)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK); err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := Open(fd, 7)
+	if err != nil {
+		t.Fatalf("the same, sealed: %v", err)
+	}
+	unix.Munmap(sealed.page)
+}
+
+// TestTry: whoever makes the memory and whoever opens it counts until one of them has proven itself, whatever the format.
+func TestTry(t *testing.T) {
+	m := create(t)
+	for want := 1; want < 4; want++ {
+		if got, err := Try(m.Descriptor()); got != want || err != nil {
+			t.Errorf("%d before, %v; want %d", got, err, want)
+		}
+	}
+	other, err := open(t, m, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.Proven()
+	m.header.format++
+	for want := range 3 {
+		if got, err := Try(m.Descriptor()); got != want || err != nil {
+			t.Errorf("after one has proven itself %d before, %v; want %d", got, err, want)
+		}
+	}
+	if _, err := Try(0); !errors.Is(err, ErrForeign) {
+		t.Errorf("the standard input: %v", err)
+	}
+}
+
 func TestDamagedWords(t *testing.T) {
 	m := create(t)
 	if err := m.SetWords([]byte("some words")); err != nil {
