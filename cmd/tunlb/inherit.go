@@ -87,7 +87,7 @@ func inheritFrom(store *fdstore.Store, cfg *config.Config, log zerolog.Logger) *
 // mostTries is how many processes in a row may die before they balance, with what a predecessor has left. It may be why.
 const mostTries = 2
 
-// distrust drops what was inherited if too many have died of it. A supervisor counts as well, a service manager only how often it starts: it would give up.
+// distrust drops what was inherited if too many have died of it. Managers can't tell that from a broken binary or file, and give up before long.
 func (h *heritage) distrust() {
 	fd, ok := h.taken[keptFlows]
 	if !ok {

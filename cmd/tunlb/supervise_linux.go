@@ -47,7 +47,6 @@ type supervisor struct {
 	stopping bool // somebody has told us to end
 	everBeen bool // a child has balanced
 	unborn   []time.Time
-	refused  int // deaths in a row with a heritage, before it balanced
 	delay    time.Duration
 }
 
@@ -131,14 +130,11 @@ func (s *supervisor) settle() error {
 func (s *supervisor) hopeless(c *child, code int) bool {
 	now := time.Now()
 	if c.ready {
-		s.everBeen, s.unborn, s.refused = true, nil, 0
+		s.everBeen, s.unborn = true, nil
 		if now.Sub(c.born) >= s.calm {
 			s.delay, c.delay = 0, s.first
 		}
 	} else {
-		if c.inherited {
-			s.refused++
-		}
 		s.unborn = append(slices.DeleteFunc(s.unborn, func(t time.Time) bool { return now.Sub(t) > s.calm }), now)
 		// A wrong file or machine does not mend itself. If it worked before, somebody may be at it.
 		if len(s.unborn) >= giveUpAfter || !s.everBeen && slices.Contains([]int{exitConfig, exitCannot}, code) {
@@ -167,24 +163,18 @@ func (s *supervisor) wait() bool {
 // child is one process, from its start to its end.
 type child struct {
 	*supervisor
-	cmd       *exec.Cmd
-	born      time.Time
-	inherited bool
-	delay     time.Duration // before the next one, should this one die soon
-	ready     bool          // it has balanced
-	turning   bool          // and is about to do so in another way: it reloads, or becomes its successor
-	state     *os.ProcessState
+	cmd     *exec.Cmd
+	born    time.Time
+	delay   time.Duration // before the next one, should this one die soon
+	ready   bool          // it has balanced
+	turning bool          // and is about to do so in another way: it reloads, or becomes its successor
+	state   *os.ProcessState
 }
 
 func (s *supervisor) start() (*child, error) {
 	self, err := program(s.program)
 	if err != nil {
 		return nil, fmt.Errorf("supervise: %w", err)
-	}
-	if s.refused >= mostTries {
-		s.log.Error().Strs("names", s.keeper.Names()).Msg("tunlb has died twice before it balanced: what its predecessor has left may be why, and is dropped. Connections are lost")
-		s.keeper.Drop()
-		s.refused = 0
 	}
 	cmd := exec.Command(self, s.args...)
 	cmd.Args[0] = s.program
@@ -197,7 +187,7 @@ func (s *supervisor) start() (*child, error) {
 	if s.watchdog > 0 {
 		cmd.Env = append(cmd.Env, "WATCHDOG_USEC="+strconv.FormatInt(s.watchdog.Microseconds(), 10))
 	}
-	c := &child{supervisor: s, cmd: cmd, born: time.Now(), inherited: len(cmd.ExtraFiles) > 0, delay: min(max(2*s.delay, s.first), s.longest)}
+	c := &child{supervisor: s, cmd: cmd, born: time.Now(), delay: min(max(2*s.delay, s.first), s.longest)}
 	err = cmd.Start()
 	release()
 	if err != nil {
