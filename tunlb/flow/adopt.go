@@ -19,9 +19,14 @@ type Memory interface {
 // SlabSize is how many bytes of records go together.
 const SlabSize = int(unsafe.Sizeof(slab{}))
 
-// Format is a number for the layout of records: where it is another, they are not to be adopted.
+// meaning is to be raised whenever a field of Flow, a flag or a state that keeps its name and place comes to mean something
+// else, or what whole relies on is made another way: the layout does not show that.
+const meaning = 1
+
+// Format is a number for what records look like and mean: where it is another, they are not to be adopted.
 func Format() uint64 {
 	h := fnv.New64a()
+	fmt.Fprintln(h, meaning)
 	of := reflect.TypeFor[Flow]()
 	for i := range of.NumField() {
 		f := of.Field(i)
@@ -63,12 +68,19 @@ func (t *Table) Adopt(now Tick, admit func(*Flow) bool) (a Adoption) {
 	return a
 }
 
+// clocksDiffer is by how much a predecessor's clock may have been ahead: two processes do not read the machine's at the same
+// moment, and one may be put to sleep in the middle of it.
+const clocksDiffer = 5_000 // ms
+
 func (t *Table) adopt(f *Flow, ref uint32, now Tick, admit func(*Flow) bool, a *Adoption) {
 	if f.flags&live == 0 {
 		f.flags = 0
 		return
 	}
 	if f.Carriage() == ByKernel { // which has seen its packets
+		f.seen = now
+	}
+	if ahead := f.seen.Sub(now); ahead > 0 && ahead <= clocksDiffer {
 		f.seen = now
 	}
 	outer, answer := f.Outer(), f.Inner().Reverse()

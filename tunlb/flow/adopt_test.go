@@ -221,3 +221,36 @@ func BenchmarkAdopt1M(b *testing.B) {
 		}
 	}
 }
+
+// TestAdoptAhead: a predecessor's clock may have been a little ahead. What is from far in the future is no record.
+func TestAdoptAhead(t *testing.T) {
+	for _, c := range []struct {
+		ahead Tick
+		want  Adoption
+	}{
+		{0, Adoption{Adopted: 10}},
+		{1, Adoption{Adopted: 10}},
+		{clocksDiffer, Adoption{Adopted: 10}},
+		{clocksDiffer + 1, Adoption{Damaged: 10}},
+	} {
+		for _, now := range []Tick{1_000_000, 3} { // the ticks wrap
+			k := &kept{}
+			table := New(Options{Memory: k})
+			for i := range uint32(10) {
+				outer, inner := tuples(i)
+				f := mustInsert(t, table, outer, inner, now+c.ahead)
+				table.Track(f, Forward, tcpView(packet.TCPSyn, 100, 0, 0), now+c.ahead)
+			}
+			after := New(Options{Memory: k})
+			if a := after.Adopt(now, func(*Flow) bool { return true }); a != c.want {
+				t.Errorf("%d ms ahead: %+v, want %+v", c.ahead, a, c.want)
+			}
+			checkTable(t, after)
+			after.Walk(0, 100, func(f *Flow) {
+				if f.Seen() != now {
+					t.Errorf("%d ms ahead: seen %d ms from now", c.ahead, f.Seen().Sub(now))
+				}
+			})
+		}
+	}
+}
