@@ -34,9 +34,10 @@ const maxID = 1<<24 - 1
 
 // Recall makes a table without services, whose servers are deleted ones with the IDs that they had. Build finds
 // them again where they are configured; the others are there for their connections, and Settle is called when all of those have been
-// counted.
+// counted. In a recalled table, be it of nobody, an ID that is given back is used again only as Reuse allows.
 func Recall(known []Known) *Table {
 	r := newRegistry()
+	r.holdsBack = true
 	services := map[place]*Service{}
 	for _, k := range slices.SortedFunc(slices.Values(known), func(a, b Known) int { return cmp.Compare(a.ID, b.ID) }) {
 		spec := Spec{Name: k.Service, Listen: k.Listen, Mark: k.Mark}
@@ -51,7 +52,7 @@ func Recall(known []Known) *Table {
 		}
 		for id := uint32(len(r.servers)); id < k.ID; id++ {
 			r.servers = append(r.servers, nil)
-			r.free = append(r.free, id)
+			r.released = append(r.released, id)
 		}
 		r.servers = append(r.servers, &Server{ServerSpec: k.Server, ID: k.ID, Service: svc, Deleted: true, registry: r})
 	}
@@ -65,6 +66,17 @@ func (t *Table) Settle() {
 			t.registry.release(s)
 		}
 	}
+}
+
+// Released is how many IDs have been given back and may not be used again yet.
+func (t *Table) Released() int { return len(t.registry.released) }
+
+// Reuse lets the first n of them be used again. Whoever keeps what Known says, for somebody to recall, asks Released at the same
+// moment and calls it when that is kept: until then an ID has to stay what was kept before.
+func (t *Table) Reuse(n int) {
+	r := t.registry
+	r.free = append(r.free, r.released[:n]...)
+	r.released = slices.Delete(r.released, 0, n)
 }
 
 // Recall has a client's next connections go to the server that it is known to have one to, as if persistence had

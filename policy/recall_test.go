@@ -164,3 +164,40 @@ func TestRecallNonsense(t *testing.T) {
 		t.Errorf("%+v was believed", said)
 	}
 }
+
+// TestReuse: an ID is another server's only when that has been allowed.
+func TestReuse(t *testing.T) {
+	specs := recallSpecs()
+	servers := specs[0].Servers
+	table := Recall([]Known{{ID: 4, Service: "web", Listen: specs[0].Listen, Server: servers[0]}})
+	reload := func(servers ...ServerSpec) (ids []uint32) {
+		t.Helper()
+		specs[0].Servers = servers
+		next, err := Build(specs[:1], table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		table = next
+		for _, s := range table.Services()[0].Servers {
+			ids = append(ids, s.ID)
+		}
+		return ids
+	}
+	wants := func(what string, got []uint32, released int, want ...uint32) {
+		t.Helper()
+		if !reflect.DeepEqual(got, want) || table.Released() != released {
+			t.Errorf("%s: IDs %v and %d given back, want %v and %d", what, got, table.Released(), want, released)
+		}
+	}
+	wants("what is known", reload(servers[0]), 3, 4) // 1 to 3 may be of records, who knows
+	wants("others", reload(servers[1], servers[2]), 4, 5, 6)
+	table.Reuse(3)
+	if table.Released() != 1 {
+		t.Errorf("%d are left of 4", table.Released())
+	}
+	wants("again", reload(servers[0]), 3, 3)
+	wants("and again", reload(servers[1]), 4, 2)
+	wants("none", reload(), 5)
+	table.Reuse(5)
+	wants("all", reload(servers...), 0, 2, 3, 6)
+}

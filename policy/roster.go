@@ -19,6 +19,7 @@ type Roster struct {
 	byName   map[string]*roll
 	events   []Event
 	dirty    bool
+	urgent   bool
 }
 
 // roll is a service in the roster.
@@ -226,8 +227,9 @@ func (s *roll) weigh() (sum int) {
 // changed notes that a server of the service has another weight.
 func (r *Roster) changed(s *roll, now time.Duration, cause string) {
 	s.stale, r.dirty = true, true
-	below, sorry := s.below, s.sorry()
+	below, sorry, none := s.below, s.sorry(), s.upWeight == 0
 	s.upWeight = s.weigh()
+	r.urgent = r.urgent || none && s.upWeight > 0
 	s.below = s.upWeight < s.quorum()
 	r.tellQuorum(s, below, sorry, now, cause)
 }

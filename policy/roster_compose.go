@@ -15,6 +15,9 @@ const (
 // Dirty says whether Compose would give other specs than last time because of what was observed or ordered.
 func (r *Roster) Dirty() bool { return r.dirty }
 
+// Urgent says that Compose would give a server to a service which has had none: its clients are turned away until then.
+func (r *Roster) Urgent() bool { return r.urgent }
+
 // Next is when the specs change by themselves, since a server's weight rises; not ok if they do not. It may be
 // over, if Compose was not called since.
 func (r *Roster) Next(now time.Duration) (at time.Duration, ok bool) {
@@ -38,7 +41,7 @@ func (r *Roster) Compose(now time.Duration) []Spec {
 		s.compose(now)
 		specs[i] = s.composed
 	}
-	r.dirty = false
+	r.dirty, r.urgent = false, false
 	return specs
 }
 

@@ -565,3 +565,29 @@ func TestRosterMark(t *testing.T) {
 func netipNext(s policy.ServerSpec) netip.AddrPort {
 	return netip.AddrPortFrom(s.Address.Addr(), s.Address.Port()+1)
 }
+
+// TestRosterUrgent: until Compose a service is waiting that had no server, and no other.
+func TestRosterUrgent(t *testing.T) {
+	twins(t, func(t *testing.T, v6 bool) {
+		s := checked(v6, 3, 5)
+		o := newOffice(t, s)
+		wants := func(what string, want bool) {
+			t.Helper()
+			if o.Urgent() != want {
+				t.Errorf("%s: urgent %t", what, o.Urgent())
+			}
+		}
+		wants("unchecked", false)
+		o.see(1, s, 0, "")
+		wants("the first", true)
+		o.Compose(o.now)
+		wants("composed", false)
+		o.see(1, s, 1, "")
+		wants("the second", false)
+		o.see(3, s, 0, "refused")
+		o.see(3, s, 1, "refused")
+		wants("none", false)
+		o.see(3, s, 1, "")
+		wants("one again", true)
+	})
+}

@@ -1,6 +1,9 @@
 package policy
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Table is the index of virtual services that the packet path asks. Made by Build, immutable itself; for
 // the objects behind it see the package doc. A table stays usable after Build has made the next one from
@@ -70,6 +73,13 @@ func (t *Table) IsVIP(addr [16]byte) bool {
 	return ok
 }
 
+// ListensAt says whether the service listens at an address, port and protocol; a mark is no place. IPv4 addresses are v4-mapped.
+func (s *Spec) ListensAt(proto uint8, addr [16]byte, port uint16) bool {
+	return slices.ContainsFunc(s.Listen, func(l Listen) bool {
+		return l.Proto == proto && l.Addr.As16() == addr && (l.All() || l.Has(port))
+	})
+}
+
 // Services are all services in the order of their specs; not to be changed.
 func (t *Table) Services() []*Service { return t.services }
 
@@ -87,6 +97,9 @@ type registry struct {
 	services []*Service // configured now
 	servers  []*Server  // by ID; [0] is nil, and so are the free ones
 	free     []uint32   // IDs to use again
+	released []uint32   // IDs to use again once Reuse says so
+
+	holdsBack bool // IDs go to released
 
 	templates *templates
 }
@@ -115,6 +128,10 @@ func (r *registry) release(s *Server) {
 		return
 	}
 	r.servers[s.ID] = nil
+	if r.holdsBack {
+		r.released = append(r.released, s.ID)
+		return
+	}
 	r.free = append(r.free, s.ID)
 }
 

@@ -382,3 +382,27 @@ func TestSplit(t *testing.T) {
 		t.Errorf("in one again: %+v, want %+v", s, kept)
 	}
 }
+
+func TestListensAt(t *testing.T) {
+	tcp, _ := policy.ParseListen("203.0.113.22:80-90/tcp")
+	udp, _ := policy.ParseListen("203.0.113.22:53/udp")
+	all, _ := policy.ParseListen("[2001:db8::22]:0/tcp")
+	s := policy.Spec{Listen: []policy.Listen{tcp, udp, all}}
+	v4, other, v6 := netip.MustParseAddr("203.0.113.22"), netip.MustParseAddr("203.0.113.23"), netip.MustParseAddr("2001:db8::22")
+	for _, c := range []struct {
+		proto uint8
+		addr  netip.Addr
+		port  uint16
+		want  bool
+	}{
+		{policy.TCP, v4, 80, true}, {policy.TCP, v4, 90, true}, {policy.TCP, v4, 91, false}, {policy.UDP, v4, 80, false}, {policy.UDP, v4, 53, true}, {policy.TCP, v4, 53, false},
+		{policy.TCP, other, 80, false}, {policy.TCP, v6, 1, true}, {policy.TCP, v6, 65535, true}, {policy.UDP, v6, 1, false},
+	} {
+		if got := s.ListensAt(c.proto, c.addr.As16(), c.port); got != c.want {
+			t.Errorf("%d %v:%d: %t", c.proto, c.addr, c.port, got)
+		}
+	}
+	if (&policy.Spec{Mark: policy.Mark{Value: 7}}).ListensAt(policy.TCP, v4.As16(), 80) {
+		t.Error("a mark is a place")
+	}
+}
