@@ -135,10 +135,16 @@ type Engine struct {
 	boxFacts  Box
 	ownTx     []traffic // by port: what the host and the neighbour tables' clock have sent to segments
 	forgotten bool      // the words that are kept are out of date
+	shares    shares    // of flows in the limit of ICMP errors
 
-	keep        Keep // nil: there will be no successor
+	rememberAgain time.Duration // words that could not be written are tried no sooner by the clock
+	hurried       time.Duration // spent since the last tick on building the table at once
+
+	keep        Keep  // nil: there will be no successor
+	exits       exits // how flows name ports
 	succession  Succession
-	remembering sync.Mutex // one write of the words at a time; comes before mu
+	remembering sync.Mutex  // one write of the words at a time; comes before mu
+	unwritten   atomic.Bool // the last words, and that has been logged
 
 	closed sync.Once
 }
@@ -158,7 +164,7 @@ func New(opts Options, cfg Config) (*Engine, error) {
 	if len(opts.Attachments) > maxPorts {
 		return nil, fmt.Errorf("engine: %d ports, at most %d are possible", len(opts.Attachments), maxPorts)
 	}
-	e := &Engine{now: opts.Now, threads: opts.Threads, ticks: opts.Ticks, log: opts.Log, direct: opts.Direct, limit: newICMPLimit(), related: newRelatedLimit(), journal: newJournal(), roster: policy.NewRoster()}
+	e := &Engine{now: opts.Now, threads: opts.Threads, ticks: opts.Ticks, log: opts.Log, direct: opts.Direct, limit: newICMPLimit(), related: newRelatedLimit(), shares: newShares(), journal: newJournal(), roster: policy.NewRoster()}
 	if e.now == nil {
 		e.now = keep.Clock()
 	}
@@ -182,6 +188,9 @@ func New(opts Options, cfg Config) (*Engine, error) {
 	e.hops = newHops()
 	if e.box = findBox(e.lanes); e.box != nil && e.direct == nil {
 		return nil, errors.New("engine: ports that are the box's interfaces need a way out of them")
+	}
+	if err := e.exits.assign(e.lanes, nil); err != nil {
+		return nil, fmt.Errorf("engine: %w", err)
 	}
 	e.refreshMTU()
 	e.ownTx = make([]traffic, len(e.lanes))
@@ -357,6 +366,7 @@ func (e *Engine) expireLoop(ctx context.Context) {
 		ticks = tick.C
 	}
 	clock := &sender{tx: e.ownTx}
+	e.expire() // health checks may have begun long before
 	for {
 		e.tickSegments(clock)
 		select {
@@ -365,7 +375,7 @@ func (e *Engine) expireLoop(ctx context.Context) {
 		case <-ticks:
 			e.expire()
 			e.sweepSome()
-			e.rememberOrLog()
+			e.rememberDue()
 		}
 	}
 }

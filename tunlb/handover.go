@@ -188,7 +188,7 @@ func (c *carrier) suits(f *flow.Flow) bool {
 		l := c.engine.lanes[exit]
 		return l.Kernel && l.link == packet.LinkIP
 	}
-	return !f.OneWay() && !f.AnswersOnly() && !f.Gateway() && byKernel(f.Exit(flow.Forward)) && byKernel(f.Exit(flow.Reverse))
+	return !f.OneWay() && !f.AnswersOnly() && !f.Gateway() && byKernel(c.engine.exitOf(f, flow.Forward)) && byKernel(c.engine.exitOf(f, flow.Reverse))
 }
 
 // takesNew says whether connections to a server are to be handed over, and those that are to stay there. To one

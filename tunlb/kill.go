@@ -68,7 +68,7 @@ type reset struct {
 func (e *Engine) resetsLocked(f *flow.Flow) (resets []reset) {
 	for _, d := range []flow.Direction{flow.Forward, flow.Reverse} {
 		if tu, seq, ack, ok := f.Reset(d); ok {
-			r := reset{frame: packet.AppendReset(nil, &tu, seq, ack), exit: f.Exit(d)}
+			r := reset{frame: packet.AppendReset(nil, &tu, seq, ack), exit: e.exitOf(f, d)}
 			if srv := e.services.Server(f.Server()); f.OneWay() && srv != nil {
 				r.hop = srv.Address.Addr().As16()
 			}

@@ -205,7 +205,7 @@ func (l *lane) decide(v *packet.View, now flow.Tick) packet.Reason {
 	}
 	if f != nil {
 		l.track(f, srv, dir, v, now)
-		l.out.follow(f, dir, srv)
+		l.out.follow(f, dir, l.engine.exitOf(f, dir), srv)
 		if l.witness != nil {
 			l.witness.belongs(f, dir, now)
 		}
@@ -227,8 +227,8 @@ func (l *lane) find(tu *packet.Tuple) (*flow.Flow, flow.Direction) {
 // follow is the verdict for a packet of direction d of f. What comes back of a directly routed connection
 // has the director for its gateway, and is routed as any packet. Field by field: a whole verdict is
 // copied twice.
-func (out *verdict) follow(f *flow.Flow, d flow.Direction, srv *policy.Server) {
-	out.exit, out.port = exitPort, f.Exit(d)
+func (out *verdict) follow(f *flow.Flow, d flow.Direction, port uint8, srv *policy.Server) {
+	out.exit, out.port = exitPort, port
 	switch out.port {
 	case exitDirectPort:
 		out.exit = exitDirect
@@ -257,7 +257,7 @@ func (out *verdict) direct(srv *policy.Server, exit uint8) {
 // goes as if there had been no flow: a datagram to another server, a segment to who resets it.
 func (l *lane) revalidate(f *flow.Flow, dir flow.Direction, v *packet.View) (*flow.Flow, *policy.Server, packet.Reason) {
 	e := l.engine
-	if f.Exit(dir^1) != l.home {
+	if e.exitOf(f, dir^1) != l.home {
 		return nil, nil, packet.MartianSource // its sender does not live behind this port
 	}
 	srv := e.services.Server(f.Server())

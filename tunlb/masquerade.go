@@ -71,8 +71,7 @@ func (l *lane) openGateway(w *world, from int, to *flow.Mapping, v *packet.View,
 		return nil, refusal(err), true
 	}
 	f.SetGateway()
-	f.SetExit(flow.Forward, out)
-	f.SetExit(flow.Reverse, l.home)
+	e.setExits(f, out, l.home)
 	return f, packet.None, true
 }
 

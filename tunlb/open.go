@@ -85,8 +85,7 @@ func (l *lane) openService(w *world, svc *policy.Service, v *packet.View, now fl
 	}
 	f.SetServer(srv.ID)
 	f.SetClass(e.classOf(svc))
-	f.SetExit(flow.Forward, out)
-	f.SetExit(flow.Reverse, l.home)
+	e.setExits(f, out, l.home)
 	srv.Add(f.Active())
 	srv.Opened(client)
 	return f, srv, packet.None
@@ -189,8 +188,7 @@ func (l *lane) openOnePacket(w *world, srv *policy.Server, out uint8, v *packet.
 	}
 	f.SetServer(srv.ID)
 	f.SetClass(e.classOf(srv.Service))
-	f.SetExit(flow.Forward, out)
-	f.SetExit(flow.Reverse, l.home)
+	e.setExits(f, out, l.home)
 	return f, srv, packet.None
 }
 

@@ -106,8 +106,7 @@ func (e *Engine) openProbe(proto uint8, own netip.Addr, server, vip netip.AddrPo
 		inner.Dst, inner.DstPort = vip.Addr().As16(), vip.Port()
 		var f *flow.Flow
 		if f, err = e.flows.Insert(outer, inner, e.tick()); err == nil {
-			f.SetExit(flow.Forward, out)
-			f.SetExit(flow.Reverse, exitHostPort)
+			e.setExits(f, out, exitHostPort)
 			return outer, from, nil
 		}
 	}
@@ -118,7 +117,7 @@ func (e *Engine) openProbe(proto uint8, own netip.Addr, server, vip netip.AddrPo
 func (e *Engine) closeProbe(outer packet.Tuple) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if f, d := e.flows.Find(&outer); f != nil && d == flow.Forward && f.Exit(flow.Reverse) == exitHostPort {
+	if f, d := e.flows.Find(&outer); f != nil && d == flow.Forward && e.exitOf(f, flow.Reverse) == exitHostPort {
 		e.flows.Delete(f)
 	}
 }
@@ -129,7 +128,7 @@ func (e *Engine) probeFromHost(v *packet.View) (hop [16]byte, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	f, d := e.flows.Find(&v.Tuple)
-	if f == nil || d != flow.Forward || f.Exit(flow.Reverse) != exitHostPort {
+	if f == nil || d != flow.Forward || e.exitOf(f, flow.Reverse) != exitHostPort {
 		return hop, false
 	}
 	e.flows.Track(f, d, v, e.tick())

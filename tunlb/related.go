@@ -10,7 +10,7 @@ import (
 
 // ICMP errors are easily made up: they come from any router's address, and one that is believed ends a connection or makes
 // its packets small (RFC 5927). So one that concerns a flow is passed on only if its sender has seen that flow, as far as
-// can be told, and errors as a whole at a bounded rate. The ends judge once more.
+// can be told, and errors at a bounded rate: those of a flow (shares.go) and all of them. The ends judge once more.
 const (
 	// No path is narrower: RFC 1122, 3.3.2 and RFC 8200, 5.
 	leastMTU4, leastMTU6 = 576, 1280
@@ -38,7 +38,7 @@ func (l *lane) related(v *packet.View) packet.Reason {
 		// About our own packets, the box's, or those that pass.
 		return l.pass(e.world.Load(), v)
 	}
-	if v.Tuple.Dst != v.Quote.Src || f.Exit(dir^1) != l.home {
+	if v.Tuple.Dst != v.Quote.Src || e.exitOf(f, dir^1) != l.home {
 		// An error goes to who sent what it quotes, by the way that the answer would come.
 		return packet.BadICMP
 	}
@@ -52,10 +52,11 @@ func (l *lane) related(v *packet.View) packet.Reason {
 	if f.OneWay() && srv == nil {
 		return packet.ServerGone
 	}
-	if !e.related.AllowN(time.Unix(0, int64(e.now())), 1) {
+	outer := f.Outer()
+	if !e.shares.slot(&outer).allow(e.tick()) || !e.related.AllowN(time.Unix(0, int64(e.now())), 1) {
 		return packet.RateLimited
 	}
-	l.out.follow(f, dir, srv)
+	l.out.follow(f, dir, e.exitOf(f, dir), srv)
 	l.witness.belongs(f, dir, e.tick())
 	l.out.server = nil // not counted as the connection's
 	return packet.None

@@ -208,22 +208,78 @@ func TestSpoofedErrorsDirect(t *testing.T) {
 	})
 }
 
-// TestRelatedRate: a flood of errors that no number tells from genuine ones is passed on at a bounded rate.
+// TestRelatedRate: a flood of errors that no number tells from genuine ones is passed on at a bounded rate, of each flow and of all.
 func TestRelatedRate(t *testing.T) {
 	f := families[0]
 	r := newBox(t)
-	client, vip, rs := at(f.client, 40000), at(f.vip, 53), at(f.rs1, 5353)
-	request := r.one(0, 0, pt.UDP(t, client, vip, pt.PayloadLen(9)))
-	pt.Check(t, request, pt.SrcDst(client, rs))
-	spoofed, passed := pt.Unreachable(t, f.rs1, f.client, request), 0
-	for range 2 * relatedBurst {
-		passed += len(r.send(0, 0, spoofed))
+	var spoofed [][]byte
+	for port := range uint16(500) {
+		request := r.one(0, 0, pt.UDP(t, at(f.client, 40000+port), at(f.vip, 53), pt.PayloadLen(9)))
+		spoofed = append(spoofed, pt.Unreachable(t, f.rs1, f.client, request))
 	}
-	if got := r.e.drops[packet.RateLimited].Load(); passed != relatedBurst || got != relatedBurst {
-		t.Errorf("%d passed and %d were held back, want %d each", passed, got, relatedBurst)
+	passed := 0
+	for range 20 {
+		passed += len(r.send(0, 0, spoofed[0]))
+	}
+	if passed != sharePerSecond {
+		t.Errorf("%d errors about one flow passed, want %d", passed, sharePerSecond)
+	}
+	for range 20 {
+		for _, frame := range spoofed {
+			passed += len(r.send(0, 0, frame))
+		}
+	}
+	if got := r.e.drops[packet.RateLimited].Load(); passed != relatedBurst || got != 20*501-relatedBurst {
+		t.Errorf("%d passed and %d were held back, want %d and the rest", passed, got, relatedBurst)
 	}
 	r.now += time.Second
-	if passed = len(r.send(0, 0, spoofed)); passed != 1 {
+	if passed = len(r.send(0, 0, spoofed[0])); passed != 1 {
 		t.Error("a second later none passes")
 	}
+}
+
+// TestErrorsOfOthers: whoever sends 30,000 errors a second about a flow of its own takes nothing away from others', whose path has become
+// narrower.
+func TestErrorsOfOthers(t *testing.T) {
+	each(t, func(t *testing.T, f family) {
+		r := newBox(t)
+		client, rs := at(f.client, 40000), at(f.rs1, 8080)
+		r.one(0, 0, pt.TCP(t, client, at(f.vip, 80), syn, pt.Seq(1)))
+		reply := r.one(0, 0, pt.TCP(t, rs, client, ack(), pt.PayloadLen(1400)))
+		genuine := pt.ICMPError(t, f.outside, f.vip, f.icmpBig, f.codeBig, reply, pt.NextMTU(1300))
+		slotOf := func(frame []byte) *share {
+			seen := source(t, frame)
+			flow, _ := r.e.flows.Find(&seen)
+			outer := flow.Outer()
+			return r.e.shares.slot(&outer)
+		}
+		attacker := at(f.other, 5000)
+		victims := slotOf(pt.TCP(t, client, at(f.vip, 80), ack()))
+		question := pt.UDP(t, attacker, at(f.vip, 53), pt.PayloadLen(10))
+		for r.one(0, 0, question); slotOf(question) == victims; r.one(0, 0, question) { // one time in a thousand
+			attacker = at(f.other, attacker.Port()+1)
+			question = pt.UDP(t, attacker, at(f.vip, 53), pt.PayloadLen(10))
+		}
+		answer := r.one(0, 0, pt.UDP(t, at(f.rs1, 5353), attacker, pt.PayloadLen(10)))
+		forged := pt.Unreachable(t, f.other, f.vip, answer)
+		believed, sent := 0, 0
+		for range 600 { // 3 s
+			for range 150 {
+				believed += len(r.send(0, 0, forged))
+				sent++
+			}
+			if sent%(20*150) == 0 { // ten a second
+				pt.Check(t, r.one(0, 0, genuine), pt.HasMTU(1300))
+			}
+			r.now += 5 * time.Millisecond
+			r.seen()
+		}
+		if believed != 3*sharePerSecond || r.e.drops[packet.RateLimited].Load() != uint64(sent-believed) {
+			t.Errorf("%d of %d errors of the attacker's were passed on, want %d; drops %v", believed, sent, 3*sharePerSecond, r.e.Drops())
+		}
+		outer := source(t, question)
+		if n := testing.AllocsPerRun(100, func() { r.e.shares.slot(&outer).allow(r.e.tick()) }); n != 0 {
+			t.Errorf("%v allocations", n)
+		}
+	})
 }

@@ -9,10 +9,15 @@ import (
 )
 
 // What operators and health checks say goes into the roster; the table of services is then built anew: for
-// operators at once, for checks if that was not done just now. The rest, and slow starts, wait for the engine's clock.
+// operators at once, for checks if that was not done just now, or a service had no server at all. The rest, and slow starts,
+// wait for the engine's clock.
 
 // rebuildPause keeps a crowd of servers that come and go from having the table built for each of them.
 const rebuildPause = 200 * time.Millisecond
+
+// hurry is how long the table may be built between two ticks for services that get their first server: thousands of them, which
+// all come up at a start, do not keep packets waiting longer.
+const hurry = 10 * time.Millisecond
 
 // What operators are told when they ask for what is not there.
 var (
@@ -62,8 +67,14 @@ func (e *Engine) Order(o ServerOrder) ([]Event, error) {
 // Report tells how a health check of a configured server went.
 func (e *Engine) Report(service string, server netip.AddrPort, ok bool, cause string) {
 	e.mu.Lock()
-	if e.roster.Observe(policy.Result{Service: service, Server: server, OK: ok, Cause: cause}, e.now()) && e.now()-e.rebuilt >= rebuildPause {
+	began := e.now()
+	changed := e.roster.Observe(policy.Result{Service: service, Server: server, OK: ok, Cause: cause}, began)
+	switch {
+	case changed && began-e.rebuilt >= rebuildPause:
 		e.rebuildLocked()
+	case e.roster.Urgent() && e.hurried < hurry:
+		e.rebuildLocked()
+		e.hurried += e.now() - began
 	}
 	events := e.roster.Events()
 	e.mu.Unlock()
@@ -93,6 +104,7 @@ func (e *Engine) rebuildLocked() {
 // rebuildDueLocked does it if health checks or a slow start want it.
 func (e *Engine) rebuildDueLocked() {
 	now := e.now()
+	e.hurried = 0
 	next, ramping := e.roster.Next(now)
 	if e.roster.Dirty() || ramping && next <= now {
 		e.rebuildLocked()

@@ -2,7 +2,9 @@ package tunlb
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/tunlb/flow"
@@ -19,15 +21,21 @@ type Keep interface {
 	SetWords([]byte) error
 }
 
-// words is what is kept beside records.
+// wordsVersion is to be raised whenever a word gets another meaning, or a successor could not do without a new one. What JSON can
+// tell by itself, a field that is new and may be missing, needs nothing.
+const wordsVersion = 1
+
+// words is what is kept beside records. Its zero value is that of nobody.
 type words struct {
-	Ports  []portName // by the number that flows have
-	Config Config
-	Known  []policy.Known
-	Said   []policy.Said
+	Version int
+	Ports   []portName
+	Config  Config
+	Known   []policy.Known
+	Said    []policy.Said
 }
 
-type portName struct{ Name, NetNS string }
+// wordsPause is how long words that could not be written wait, since to put them together takes its time, too.
+const wordsPause = 5 * time.Second
 
 // Succession says what has become of a predecessor's connections. The zero value is that of nobody's successor.
 type Succession struct {
@@ -35,74 +43,75 @@ type Succession struct {
 	Cause string // why nothing could be taken over, if there was something; for people
 }
 
-// succeed takes over what is in the memory. It is called by New, before the engine's own configuration is applied.
+// Why a predecessor's connections end, if there is nothing wrong with the words that there are.
+var (
+	errWordless = errors.New("there are no words of what they are about")
+	errVersion  = errors.New("the words about them are another version's")
+)
+
+// succeed takes over what is in the memory. It is called by New, before the engine's own configuration is applied. At any
+// moment of it the process may be killed: until new words are written the old ones say what is true of all records, for
+// neither ports nor servers get numbers that others have in them.
 func (e *Engine) succeed() (s Succession) {
-	w, err := wordsOf(e.keep)
-	if w == nil && err == nil {
-		return s
-	}
+	w, there, err := wordsOf(e.keep)
+	e.services = policy.Recall(w.Known)
 	if err == nil {
-		e.services = policy.Recall(w.Known)
+		err = e.exits.assign(e.lanes, w.Ports)
+	}
+	if err == nil && there {
 		err = e.apply(w.Config, w.Said)
 	}
-	if err != nil {
-		e.services = nil
-		e.flows.Adopt(e.tick(), func(*flow.Flow) bool { return false })
-		return Succession{Cause: err.Error()}
+	if err != nil || !there { // records that nobody can read now must not be somebody's later
+		s.Adoption = e.flows.Adopt(e.tick(), func(*flow.Flow) bool { return false })
+	} else {
+		known := map[uint32]bool{}
+		for _, k := range w.Known {
+			known[k.ID] = true
+		}
+		s.Adoption = e.flows.Adopt(e.tick(), func(f *flow.Flow) bool { return e.adopt(f, known) })
 	}
-	exits := e.exitsOf(w.Ports)
-	s.Adoption = e.flows.Adopt(e.tick(), func(f *flow.Flow) bool { return e.adopt(f, exits) })
 	e.services.Settle()
+	if err == nil && !there && s.Adoption != (flow.Adoption{}) {
+		err = errWordless
+	}
+	if err != nil {
+		s.Cause = err.Error()
+	}
 	return s
 }
 
-// wordsOf reads what is kept beside records, nil if nothing is.
-func wordsOf(k Keep) (*words, error) {
+// wordsOf reads what is kept beside records, if anything is. On an error the words are nobody's.
+func wordsOf(k Keep) (w words, there bool, err error) {
 	b, err := k.Words()
 	if b == nil || err != nil {
-		return nil, err
+		return words{}, false, err
 	}
-	w := &words{}
-	return w, json.Unmarshal(b, w)
+	if err := json.Unmarshal(b, &w); err != nil {
+		return words{}, false, err
+	}
+	if w.Version != wordsVersion {
+		return words{}, false, errVersion
+	}
+	return w, true, nil
 }
 
 // KeptConfig is what a predecessor did, for who has no configuration of its own; the zero Config if there was none.
 func KeptConfig(k Keep) (Config, error) {
-	w, err := wordsOf(k)
-	if w == nil || err != nil {
-		return Config{}, err
-	}
-	return w.Config, nil
+	w, _, err := wordsOf(k)
+	return w.Config, err
 }
 
-// exitsOf says which of our ports has which number in the predecessor's flows.
-func (e *Engine) exitsOf(ports []portName) (exits map[uint8]uint8) {
-	exits = map[uint8]uint8{exitDirectPort: exitDirectPort}
-	for _, l := range e.lanes {
-		for i, p := range ports {
-			if i < maxPorts && p == (portName{l.Port.Name(), l.NetNS}) {
-				exits[uint8(i)] = l.id
-			}
-		}
-	}
-	return exits
-}
-
-// adopt makes a record one of our flows, if all that it is about is still there. What the predecessor's stack had a part in
-// is not.
-func (e *Engine) adopt(f *flow.Flow, exits map[uint8]uint8) bool {
-	for d := flow.Forward; d <= flow.Reverse; d++ {
-		exit, ok := exits[f.Exit(d)]
-		if !ok {
-			return false
-		}
-		f.SetExit(d, exit)
+// adopt makes a record one of our flows, if all that it is about is still there. Servers that the words do not know are none that
+// it could be about, even if one has its number by now.
+func (e *Engine) adopt(f *flow.Flow, known map[uint32]bool) bool {
+	if !e.leadsSomewhere(f, flow.Forward) || !e.leadsSomewhere(f, flow.Reverse) {
+		return false
 	}
 	if f.Gateway() {
 		return e.readopt(f)
 	}
 	srv := e.services.Server(f.Server())
-	if srv == nil || f.OneWay() != (srv.Mode == policy.DR) || !f.OneWay() && f.Inner().Dst != srv.Address.Addr().As16() {
+	if srv == nil || !known[srv.ID] || !e.isFor(f, srv) {
 		return false
 	}
 	f.SetClass(e.classOf(srv.Service))
@@ -119,18 +128,25 @@ func (e *Engine) adopt(f *flow.Flow, exits map[uint8]uint8) bool {
 	return true
 }
 
+// isFor says whether a flow can be one to the server. Where its client has sent it may be no place of the service's any more, but not
+// be another's.
+func (e *Engine) isFor(f *flow.Flow, srv *policy.Server) bool {
+	outer := f.Outer()
+	if !srv.Service.ListensAt(outer.Proto, outer.Dst, outer.DstPort) && e.services.Service(outer.Proto, outer.Dst, outer.DstPort) != nil {
+		return false
+	}
+	return f.OneWay() == (srv.Mode == policy.DR) && (f.OneWay() || f.Inner().Dst == srv.Address.Addr().As16())
+}
+
 // Succession tells what New has taken over.
 func (e *Engine) Succession() Succession { return e.succession }
 
 func (e *Engine) wordsLocked() words {
-	w := words{Config: e.config, Known: e.services.Known(), Said: e.roster.Said()}
-	for _, l := range e.lanes {
-		w.Ports = append(w.Ports, portName{l.Port.Name(), l.NetNS})
-	}
-	return w
+	return words{wordsVersion, e.exits.names(e.lanes), e.config, e.services.Known(), e.roster.Said()}
 }
 
-// remember writes the words if they have changed. What is written is never older than what is there.
+// remember writes the words if they have changed. What is written is never older than what is there. IDs of servers that the words
+// do not have any more are used again from then on.
 func (e *Engine) remember() error {
 	if e.keep == nil {
 		return nil
@@ -143,21 +159,41 @@ func (e *Engine) remember() error {
 		return nil
 	}
 	e.forgotten = false
-	w := e.wordsLocked()
+	w, released := e.wordsLocked(), e.services.Released()
 	e.mu.Unlock()
 	b, err := json.Marshal(w)
 	if err == nil {
 		err = e.keep.SetWords(b)
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if err != nil {
+		e.forgotten, e.rememberAgain = true, e.now()+wordsPause
 		return fmt.Errorf("keep what a successor has to know: %w", err)
 	}
+	e.services.Reuse(released)
+	e.rememberAgain = 0
 	return nil
 }
 
-// rememberOrLog is remember for those whose own work is done, and stays so.
+// rememberOrLog is remember for those whose own work is done, and stays so. A row of failures is told of once.
 func (e *Engine) rememberOrLog() {
-	if err := e.remember(); err != nil {
+	switch err := e.remember(); {
+	case err == nil:
+		if e.unwritten.Swap(false) {
+			e.log.Info().Msg("a successor of this process will know all connections again")
+		}
+	case !e.unwritten.Swap(true):
 		e.log.Error().Err(err).Msg("a successor of this process will not know all connections")
+	}
+}
+
+// rememberDue is rememberOrLog for the clock: what could not be written waits.
+func (e *Engine) rememberDue() {
+	e.mu.Lock()
+	due := e.now() >= e.rememberAgain
+	e.mu.Unlock()
+	if due {
+		e.rememberOrLog()
 	}
 }

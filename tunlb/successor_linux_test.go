@@ -185,7 +185,7 @@ func TestSuccessorOfAnother(t *testing.T) {
 // TestSuccessorOfNonsense: words that can't be read leave nothing behind for the one after.
 func TestSuccessorOfNonsense(t *testing.T) {
 	f := families[0]
-	for _, damage := range []string{"{", `{"Config": {"Services": [{"Name": "x", "Scheduler": "none"}]}}`} {
+	for _, damage := range []string{"{", `{"Version": 1, "Config": {"Services": [{"Name": "x", "Scheduler": "none"}]}}`, `{"Version": 2}`, `{}`} {
 		m := newMemory(t)
 		old := newBox(t, func(o *Options, _ *Config) { o.Keep = m })
 		talk(t, old, packetEnd{0, at(f.client, 40000)}, packetEnd{0, at(f.vip, 80)}, packetEnd{})
@@ -193,7 +193,7 @@ func TestSuccessorOfNonsense(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := newBox(t, func(o *Options, _ *Config) { o.Keep = inherited(t, m) })
-		if s := r.e.Succession(); s.Cause == "" || s.Adopted > 0 {
+		if s := r.e.Succession(); s.Cause == "" || s.Adopted > 0 || s.Refused != 1 {
 			t.Errorf("%s: %+v", damage, s)
 		}
 		next := newBox(t, func(o *Options, _ *Config) { o.Keep = inherited(t, m) })
