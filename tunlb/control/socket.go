@@ -67,13 +67,13 @@ func RemoveStale(path string) (removed []string, err error) {
 // removeStale frees path of the socket of a daemon that was killed, which is one that nobody answers on.
 // Anything else stays and is an error.
 func removeStale(path string) (removed bool, err error) {
-	conn, err := net.DialTimeout("unix", path, time.Second)
+	conn, dialed := net.DialTimeout("unix", path, time.Second)
 	switch {
-	case err == nil:
+	case dialed == nil:
 		conn.Close()
 		return false, fmt.Errorf("control socket %s: %w", path, errLiving)
-	case errors.Is(err, fs.ErrPermission):
-		return false, fmt.Errorf("control socket: %w", err)
+	case errors.Is(dialed, fs.ErrPermission):
+		return false, fmt.Errorf("control socket: %w", dialed)
 	}
 	info, err := os.Lstat(path)
 	switch {
@@ -81,6 +81,8 @@ func removeStale(path string) (removed bool, err error) {
 		return false, nil // nothing there, or nothing that Listen will not report
 	case info.Mode()&fs.ModeSocket == 0:
 		return false, fmt.Errorf("control socket %s: %w", path, errNoSocket)
+	case !errors.Is(dialed, connectionRefused): // somebody is there, whose queue is full for example
+		return false, fmt.Errorf("control socket %s: %w (%w)", path, errLiving, dialed)
 	}
 	if err := os.Remove(path); err != nil {
 		return false, fmt.Errorf("control socket: %w", err)

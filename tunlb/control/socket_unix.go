@@ -13,6 +13,9 @@ import (
 	"syscall"
 )
 
+// connectionRefused is what the kernel says of a socket that nobody listens on, and of nothing else.
+const connectionRefused = syscall.ECONNREFUSED
+
 // namespaceID is the inode of the process's network namespace, which names it on this machine; "0"
 // where there are no namespaces.
 func namespaceID() string {

@@ -4,7 +4,11 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"syscall"
 )
+
+// connectionRefused (WSAECONNREFUSED) is what the system says of a socket that nobody listens on.
+const connectionRefused = syscall.Errno(10061)
 
 func namespaceID() string { return "0" }
 
