@@ -54,6 +54,10 @@ func TestParseHostile(t *testing.T) {
 		{"services", "services:\n" + fill(" - {listen: 203.0.113.22:80, servers: [192.168.0.10]}\n"), "doubled service"},
 		{"servers of many services", "services:\n - servers: &a [" + strings.Repeat("192.168.0.10,", 800) + "]\n" + strings.Repeat(" - {servers: *a}\n", 800), "service without"},
 		{"laughs", laughs(20, 10), "a list in place"},
+		{"too many brackets", strings.Repeat("[", maxSize), "too many signs"},
+		{"too many commas", strings.Repeat(",", 2*someTokens+2), "too many signs"},
+		{"too many colons", strings.Repeat(": ", maxTokens+1), "too many signs"},
+		{"too many keys", strings.Repeat("a: b\n", maxTokens/3+1), "too many signs"},
 		{"too large", strings.Repeat(" ", maxSize+1), "file too large"},
 	}
 	for _, tt := range tests {
@@ -73,6 +77,29 @@ func TestParseHostile(t *testing.T) {
 				t.Errorf("took %v", d)
 			}
 		})
+	}
+}
+
+// TestParseLarge: the bounds let a large file pass that is none of the hostile ones, in lines and in braces.
+func TestParseLarge(t *testing.T) {
+	for name, server := range map[string]string{
+		"lines":  "      - name: rs%d-%d\n        address: 10.%d.%d.%d:8080\n        weight: 2\n",
+		"braces": "      - {name: rs%d-%d, address: 10.%d.%d.%d:8080, weight: 2}\n",
+	} {
+		var b strings.Builder
+		b.WriteString("services:\n")
+		for i := range 10_000 {
+			fmt.Fprintf(&b, "  - name: web-%d\n    listen: 203.0.%d.%d:80/tcp\n    scheduler: rr\n    servers:\n", i, i/250, i%250+1)
+			for k := range 4 {
+				fmt.Fprintf(&b, server, i, k, k, i/250, i%250+1)
+			}
+		}
+		cfg, err := Parse("x.yaml", []byte(b.String()))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if len(cfg.Services) != 10_000 {
+			t.Errorf("%s: %d services", name, len(cfg.Services))
+		}
 	}
 }
 

@@ -10,8 +10,13 @@ import (
 	"github.com/tunlb/tunlb/policy"
 )
 
-// maxSize bounds the file to some sixty thousand servers: the parser allocates about 150 bytes for each byte of YAML.
-const maxSize = 4 << 20
+// Bounds of a file, which are some forty thousand servers: the parser takes some 400 bytes of memory for each token. Files that
+// people and programs write have one in three bytes or more, so most of what is none is refused for little.
+const (
+	maxSize    = 4 << 20 // bytes
+	maxTokens  = 800_000
+	someTokens = 40_000 // that any file may have; a longer one, as many as half its bytes
+)
 
 // Load reads and parses the file at path. The error is of type Errors if the file could be read.
 func Load(path string) (*Config, error) {

@@ -106,6 +106,12 @@ func (d *decoder) syntax(data []byte) (file *ast.File) {
 			d.syntaxError(data, nil, "it cannot be parsed")
 		}
 	}()
+	most := min(someTokens+len(data)/2, maxTokens)
+	if line, column, ok := syntax.Most(data, most); !ok {
+		d.fail(pos{line, column}, "too many signs", fmt.Sprintf("a file of %d bytes may have %d words and signs like brackets, commas and colons", len(data), most),
+			"write fewer services; maps in lines have fewer of these than maps in braces, above all with IPv6 addresses")
+		return nil
+	}
 	tokens := syntax.Tokens(data)
 	g := guard{reporter: reporter{file: d.file}}
 	if !g.accept(tokens) {

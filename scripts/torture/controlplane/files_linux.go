@@ -46,29 +46,53 @@ func Reloads(ctx context.Context, binary string, n int) (*packets.Result, error)
 	})
 }
 
-// mostForFile is how much more memory the reading of a hostile file may take: its writer is trusted (SECURITY.md), so this is no
-// bound on an attacker, but on a mistake.
-const mostForFile = 768 << 20
+// What the reading of a file may take for a moment: of one that is refused before it is cut into words, and of one that is cut up
+// since a good one could be as large. Its writer is trusted (SECURITY.md), so this is no bound on an attacker, but on a mistake.
+const (
+	mostForHostile = 112 << 20
+	mostForCostly  = 704 << 20
+)
 
-// leastForFile is the ratio while a processor and the collector are busy with such files all the time.
-const leastForFile = 0.75
+// leastForCostly is the ratio while a processor and the collector are busy with such files all the time.
+const leastForCostly = 0.75
+
+// file is one that is no configuration.
+type file struct{ name, text string }
+
+const largest = 4 << 20 // bytes that tunlb reads
 
 // HostileFile reloads files that are none, n times.
 func HostileFile(ctx context.Context, binary string, n int) (*packets.Result, error) {
-	const size = 4 << 20 // as much as tunlb reads
-	files := []struct{ name, text string }{
+	return refusedFiles(ctx, binary, n, mostForHostile, leastRatio, []file{
 		{"deep", strings.Repeat("[", 1<<20)},
 		{"deep maps", strings.Repeat("{a: ", 1<<19)},
 		{"deep blocks", blocks(2000)},
-		{"too long", strings.Repeat("#", size+1)},
-		{"zeros", strings.Repeat("\x00", size)},
+		{"too long", strings.Repeat("#", largest+1)},
+		{"zeros", strings.Repeat("\x00", largest)},
 		{"laughs", laughs(30)},
 		{"one line", "services: [" + strings.Repeat("{name: a},", 20000) + "]"},
 		{"no text", strings.Repeat("\xff\xfe\xfd", 1<<18)},
-	}
+		{"commas", strings.Repeat(",", largest)},
+		{"colons", strings.Repeat(": ", largest/2)},
+	})
+}
+
+// CostlyFile reloads files that have as much as may be had of what takes memory, n times.
+func CostlyFile(ctx context.Context, binary string, n int) (*packets.Result, error) {
+	return refusedFiles(ctx, binary, n, mostForCostly, leastForCostly, []file{
+		{"brackets", strings.Repeat("[ ", 799_000)},
+		{"colons", strings.Repeat(": ", 799_000)},
+		{"keys", strings.Repeat("a: b\n", 266_000)},
+		{"items", strings.Repeat("- a b c\n", 399_000)},
+		{"text", strings.Repeat("a", largest)},
+		{"spaces", strings.Repeat(" ", largest)},
+	})
+}
+
+func refusedFiles(ctx context.Context, binary string, n int, memory int64, ratio float64, files []file) (*packets.Result, error) {
 	return run(ctx, binary, func(s *site) error {
 		refused := 0
-		s.memoryBound, s.ratioBound = mostForFile, leastForFile
+		s.memoryBound, s.ratioBound = memory, ratio
 		err := s.endure(ctx, func(ctx context.Context) error {
 			for i := range n {
 				f := files[i%len(files)]
