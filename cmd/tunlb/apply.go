@@ -10,6 +10,7 @@ import (
 
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/tunlb/config"
+	"github.com/tunlb/tunlb/tunlb/config/aside"
 	"github.com/tunlb/tunlb/tunlb/control"
 	"github.com/tunlb/tunlb/tunlb/logging"
 	"github.com/tunlb/tunlb/tunlb/wiring"
@@ -35,7 +36,7 @@ func (d *daemon) reloadOn(ctx context.Context, hup <-chan os.Signal) {
 }
 
 // Reload reads the file again and applies it, unless it is a dry run. A bad one changes nothing.
-func (d *daemon) Reload(_ context.Context, dryRun bool) control.ReloadResult {
+func (d *daemon) Reload(ctx context.Context, dryRun bool) control.ReloadResult {
 	if d.path == "" {
 		return control.ReloadResult{Errors: []string{"there is no file to be read again: the services of this tunlb are ipvsadm's"}}
 	}
@@ -52,7 +53,7 @@ func (d *daemon) Reload(_ context.Context, dryRun bool) control.ReloadResult {
 	if info, err := os.Stat(d.path); err == nil && !info.Mode().IsRegular() {
 		return control.ReloadResult{Errors: []string{d.path + " is no file that can be read again: start tunlb with a file to reload it"}}
 	}
-	cfg, err := config.Load(d.path)
+	cfg, err := aside.Load(ctx, d.path)
 	if err != nil {
 		return control.ReloadResult{Errors: strings.Split(err.Error(), "\n"), Invalid: exitCode(err) == exitConfig}
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/tunlb/tunlb/labnet"
 	"github.com/tunlb/tunlb/labnet/netns"
+	"github.com/tunlb/tunlb/tunlb/config/aside"
 	"github.com/tunlb/tunlb/tunlb/control"
 )
 
@@ -30,7 +31,7 @@ import (
 const asProgram = "TUNLB_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asProgram) != "" {
+	if os.Getenv(asProgram) != "" || len(os.Args) > 1 && os.Args[1] == aside.Command {
 		os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
 	}
 	if mode := os.Getenv(asChild); mode != "" {

@@ -94,6 +94,7 @@ func newApp() *cli.App {
 		Commands: []*cli.Command{
 			runCommand(),
 			checkCommand(),
+			readConfigCommand(),
 			statusCommand(),
 			topCommand(),
 			connsCommand(),

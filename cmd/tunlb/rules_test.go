@@ -37,6 +37,7 @@ var rules = map[string]struct {
 	"tunlb/health":     {[]string{"policy", "tunlb/fdstore"}, "probes dial by an injected dialer and know no engine; what they execute gets nothing that a service manager has said to us"},
 	"tunlb": {[]string{"policy", "stack", "stack/neigh", "stack/packet", "stack/port", "tunlb/flow", "tunlb/keep", "tunlb/watch", "github.com/rs/zerolog",
 		"github.com/gaissmai/bart", "golang.org/x/time/rate"}, "the engine works on ports and tells no kernel anything"},
+	"tunlb/config/aside":      {[]string{"tunlb/config"}, "another process reads the file, and knows no more than how"},
 	"tunlb/config/syntax":     {[]string{"github.com/goccy/go-yaml/..."}, "one place goes around the YAML library's faults, for every kind of file"},
 	"tunlb/config/wording":    {nil, "what is said of a word depends on no file and no language"},
 	"tunlb/watch":             {[]string{"policy", "stack/packet", "tunlb/config/wording"}, "who looks on needs no engine: only the names of reasons"},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tunlb/tunlb/stack"
 	"github.com/tunlb/tunlb/tunlb/config"
+	"github.com/tunlb/tunlb/tunlb/config/aside"
 	"github.com/tunlb/tunlb/tunlb/fdstore"
 )
 
@@ -58,7 +59,7 @@ func runCommand() *cli.Command {
 					stop()
 					<-watched
 				}()
-			} else if cfg, err = config.Load(file); err != nil {
+			} else if cfg, err = aside.Load(ctx, file); err != nil {
 				return showConfigErrors(c, err)
 			}
 			stack.LogNetstack(log)

@@ -58,7 +58,7 @@ func (e Errors) sorted() Errors {
 }
 
 // maxErrors bounds what a hostile file can make of aliases; nobody reads that many.
-const maxErrors = 10_000
+const maxErrors = 1000
 
 // reporter collects errors.
 type reporter struct {

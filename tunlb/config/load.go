@@ -20,21 +20,25 @@ const (
 
 // Load reads and parses the file at path. The error is of type Errors if the file could be read.
 func Load(path string) (*Config, error) {
-	data, err := read(path)
-	if err != nil {
-		return nil, fmt.Errorf("read the configuration: %w; %s", err, nextCommand(path, err))
+	f, err := os.Open(path)
+	if err == nil {
+		defer f.Close()
+		var cfg *Config
+		if cfg, err = Read(path, f); err == nil || errors.As(err, new(Errors)) {
+			return cfg, err
+		}
 	}
-	return Parse(path, data)
+	return nil, fmt.Errorf("read the configuration: %w; %s", err, nextCommand(path, err))
 }
 
-// read gives the file up to one byte more than Parse accepts, so that a device without an end is refused, too.
-func read(path string) ([]byte, error) {
-	f, err := os.Open(path)
+// Read parses what comes from r: up to one byte more than Parse accepts, so that a device without an end is refused, too. The error is of
+// type Errors if r could be read.
+func Read(name string, r io.Reader) (*Config, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxSize+1))
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxSize+1))
+	return Parse(name, data)
 }
 
 func nextCommand(path string, err error) string {

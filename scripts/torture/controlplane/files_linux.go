@@ -46,16 +46,6 @@ func Reloads(ctx context.Context, binary string, n int) (*packets.Result, error)
 	})
 }
 
-// What the reading of a file may take for a moment: of one that is refused before it is cut into words, and of one that is cut up
-// since a good one could be as large. Its writer is trusted (SECURITY.md), so this is no bound on an attacker, but on a mistake.
-const (
-	mostForHostile = 112 << 20
-	mostForCostly  = 704 << 20
-)
-
-// leastForCostly is the ratio while a processor and the collector are busy with such files all the time.
-const leastForCostly = 0.75
-
 // file is one that is no configuration.
 type file struct{ name, text string }
 
@@ -63,7 +53,7 @@ const largest = 4 << 20 // bytes that tunlb reads
 
 // HostileFile reloads files that are none, n times.
 func HostileFile(ctx context.Context, binary string, n int) (*packets.Result, error) {
-	return refusedFiles(ctx, binary, n, mostForHostile, leastRatio, []file{
+	return refusedFiles(ctx, binary, n, []file{
 		{"deep", strings.Repeat("[", 1<<20)},
 		{"deep maps", strings.Repeat("{a: ", 1<<19)},
 		{"deep blocks", blocks(2000)},
@@ -79,7 +69,7 @@ func HostileFile(ctx context.Context, binary string, n int) (*packets.Result, er
 
 // CostlyFile reloads files that have as much as may be had of what takes memory, n times.
 func CostlyFile(ctx context.Context, binary string, n int) (*packets.Result, error) {
-	return refusedFiles(ctx, binary, n, mostForCostly, leastForCostly, []file{
+	return refusedFiles(ctx, binary, n, []file{
 		{"brackets", strings.Repeat("[ ", 799_000)},
 		{"colons", strings.Repeat(": ", 799_000)},
 		{"keys", strings.Repeat("a: b\n", 266_000)},
@@ -89,10 +79,9 @@ func CostlyFile(ctx context.Context, binary string, n int) (*packets.Result, err
 	})
 }
 
-func refusedFiles(ctx context.Context, binary string, n int, memory int64, ratio float64, files []file) (*packets.Result, error) {
+func refusedFiles(ctx context.Context, binary string, n int, files []file) (*packets.Result, error) {
 	return run(ctx, binary, func(s *site) error {
 		refused := 0
-		s.memoryBound, s.ratioBound = memory, ratio
 		err := s.endure(ctx, func(ctx context.Context) error {
 			for i := range n {
 				f := files[i%len(files)]

@@ -1,7 +1,6 @@
 package controlplane
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,16 +36,14 @@ const configuration = `services:
 //	client ---- lb ---+--- rs1
 //	                  +--- rs2
 type site struct {
-	lab         *labnet.Lab
-	dir         string
-	socket      string
-	file        string
-	cmd         *netns.Cmd
-	ended       chan error // has tunlb's end
-	client      *control.Client
-	result      packets.Result
-	memoryBound int64   // bytes; 0 means mostMemory
-	ratioBound  float64 // 0 means leastRatio
+	lab    *labnet.Lab
+	dir    string
+	socket string
+	file   string
+	cmd    *netns.Cmd
+	ended  chan error // has tunlb's end
+	client *control.Client
+	result packets.Result
 }
 
 // open starts tunlb with its log going to log; nil is a file in the site's folder. wrap, which may be nil, changes how it is
@@ -250,13 +247,12 @@ func (s *site) endure(ctx context.Context, attack func(ctx context.Context) erro
 		return err
 	}
 	after := l.measure(ctx, least)
-	most := float64(cmp.Or(s.memoryBound, mostMemory)) / (1 << 20)
 	s.prove("echoes without it", before.rate(), echoers*10, "/s")
-	s.atLeast("echoes, of those without it", during.rate()/min(before.rate(), after.rate()), cmp.Or(s.ratioBound, leastRatio), "")
+	s.atLeast("echoes, of those without it", during.rate()/min(before.rate(), after.rate()), leastRatio, "")
 	s.atMost("longest echo", during.longest.Seconds()*1e3, longest, "ms")
 	s.atLeast("connections opened meanwhile", float64(during.conns), 1, "")
 	s.atMost("connections failed", float64(len(during.errs)), 0, "")
-	s.atMost("memory above that before (RSS, peak)", float64(peak-rss)/(1<<20), most, "MiB")
+	s.atMost("memory above that before (RSS, peak)", float64(peak-rss)/(1<<20), mostMemory>>20, "MiB")
 	s.figure("longest echo before", before.longest.Seconds()*1e3, "ms")
 	s.figure("attacked for", during.took.Seconds(), "s")
 	if len(during.errs) > 0 {
