@@ -21,6 +21,7 @@ import (
 	"github.com/tunlb/tunlb/tunlb/config"
 	"github.com/tunlb/tunlb/tunlb/control"
 	"github.com/tunlb/tunlb/tunlb/fdstore"
+	"github.com/tunlb/tunlb/tunlb/gate"
 	"github.com/tunlb/tunlb/tunlb/health"
 	"github.com/tunlb/tunlb/tunlb/ipvs"
 	memory "github.com/tunlb/tunlb/tunlb/keep"
@@ -71,13 +72,14 @@ func (n *network) ofBox() bool { return n.routed() || n.port.Box() }
 
 // startDaemon does everything that can fail before the first packet. On an error all is undone, unless a successor will try
 // again with what a predecessor has left. Without a store of descriptors (nil) there are neither.
-func startDaemon(path, socket string, cfg *config.Config, store *fdstore.Store, log zerolog.Logger) (_ *daemon, err error) {
+func startDaemon(path, socket string, cfg *config.Config, store *fdstore.Store, lines *logging.Log) (_ *daemon, err error) {
+	log := lines.Logger
 	if path != "" {
 		if path, err = filepath.Abs(path); err != nil {
 			return nil, err
 		}
 	}
-	d := &daemon{log: log, path: path, started: time.Now(), cfg: cfg, heritage: inheritFrom(store, cfg, log), manager: manager{log}}
+	d := &daemon{log: log, lines: lines, path: path, started: time.Now(), cfg: cfg, heritage: inheritFrom(store, cfg, log), manager: manager{log}}
 	d.direct, d.fast = &direct{heritage: d.heritage}, &fastpath{heritage: d.heritage}
 	defer func() {
 		switch {
@@ -135,7 +137,10 @@ func startDaemon(path, socket string, cfg *config.Config, store *fdstore.Store, 
 	if err := d.applyKernels(cfg); err != nil {
 		return nil, err
 	}
-	d.metrics = &metricsEndpoint{log: log, source: d.engine, options: metrics.Options{Version: version(), Started: d.started}}
+	d.metrics = &metricsEndpoint{log: log, source: d.engine, options: metrics.Options{
+		Version: version(), Started: d.started, Log: lines.Counts,
+		Control: func() gate.Counts { return control.Counts(d.listener) },
+	}}
 	if err := d.metrics.follow(cfg.Metrics); err != nil {
 		return nil, err
 	}

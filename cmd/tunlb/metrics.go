@@ -8,6 +8,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/tunlb/tunlb/tunlb/config"
+	"github.com/tunlb/tunlb/tunlb/gate"
 	"github.com/tunlb/tunlb/tunlb/metrics"
 )
 
@@ -61,7 +62,7 @@ func (e *metricsEndpoint) listen(at config.Metrics) (*metrics.Endpoint, error) {
 		return nil, nil
 	}
 	options := e.options
-	options.MaxServers = at.MaxServers
+	options.MaxServers, options.Scrape = at.MaxServers, e.counts
 	next, err := metrics.Listen(at.Listen, metrics.NewHandler(e.source, options))
 	if err != nil {
 		return nil, err
@@ -72,6 +73,16 @@ func (e *metricsEndpoint) listen(at config.Metrics) (*metrics.Endpoint, error) {
 		}
 	})
 	return next, nil
+}
+
+// counts is of the endpoint that there is now.
+func (e *metricsEndpoint) counts() gate.Counts {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.current == nil {
+		return gate.Counts{}
+	}
+	return e.current.Counts()
 }
 
 func (e *metricsEndpoint) closeLocked() error {

@@ -239,3 +239,44 @@ func TestMetricsSegment(t *testing.T) {
 		}
 	}
 }
+
+// TestMetricsOfClients: who is connected to the control socket and to the endpoint is counted, and who sends no whole request is cut.
+func TestMetricsOfClients(t *testing.T) {
+	needLab(t)
+	s := openSite(t, labnet.StoryOptions{}, metricsAt(metricsAddress)+storyConfig)
+	const open, slow = `tunlb_http_connections{server="control"}`, `tunlb_http_cut_connections_total{reason="slow",server=%q}`
+	before := s.scraped(metricsAddress)
+	if before[`tunlb_http_connections{server="metrics"}`] < 1 {
+		t.Error("the scrape itself is not counted")
+	}
+	for _, name := range []string{fmt.Sprintf(slow, "control"), `tunlb_log_missing_lines_total{cause="suppressed"}`, `tunlb_log_missing_lines_total{cause="lost"}`} {
+		if v, ok := before[name]; !ok || v != 0 {
+			t.Errorf("%s is %v at first (there: %t), want 0", name, v, ok)
+		}
+	}
+	for range 3 {
+		conn, err := dialIn(context.Background(), s.lab.NS("lb"), "unix", "@tunlb")
+		s.must(err)
+		defer conn.Close()
+		_, err = conn.Write([]byte("GET /v1/status HTTP/1.1\r\n"))
+		s.must(err)
+	}
+	conn, err := dialIn(context.Background(), s.lab.NS("lb"), "tcp", metricsAddress)
+	s.must(err)
+	defer conn.Close()
+	_, err = conn.Write([]byte("GET /metrics HTTP/1.1\r\n"))
+	s.must(err)
+	s.until("three are connected", func() error {
+		if now := s.scraped(metricsAddress)[open]; now != before[open]+3 {
+			return fmt.Errorf("%v connections, and %v before", now, before[open])
+		}
+		return nil
+	})
+	s.until("all have been cut", func() error {
+		now := s.scraped(metricsAddress)
+		if c, m := now[fmt.Sprintf(slow, "control")], now[fmt.Sprintf(slow, "metrics")]; c != 3 || m != 1 {
+			return fmt.Errorf("%v and %v", c, m)
+		}
+		return nil
+	})
+}

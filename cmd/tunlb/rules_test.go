@@ -45,7 +45,7 @@ var rules = map[string]struct {
 	"tunlb/capture":           {[]string{"stack/packet", "tunlb/watch"}, "a file of packets is bytes in, bytes out"},
 	"tunlb/replay":            {[]string{"policy", "stack", "stack/neigh", "stack/packet", "stack/port", "tunlb", "tunlb/capture", "tunlb/config", "tunlb/watch", "tunlb/wiring", "github.com/rs/zerolog"}, "an engine without a machine"},
 	"tunlb/wiring":            {[]string{"policy", "stack/neigh", "stack/packet", "stack/port", "tunlb", "tunlb/config", "tunlb/health", "tunlb/ipvs"}, "what is configured, as engine and checks take it"},
-	"tunlb/metrics":           {[]string{"stack/packet", "tunlb", "tunlb/gate", "github.com/prometheus/..."}, "metrics are another view of the status, with all the reasons that there are"},
+	"tunlb/metrics":           {[]string{"stack/packet", "tunlb", "tunlb/gate", "tunlb/logging", "github.com/prometheus/..."}, "metrics are another view of the status, with all the reasons that there are, and of what clients and log were denied"},
 	"tunlb/top":               {[]string{"tunlb", "tunlb/control", "tunlb/trace", "tunlb/watch", "charm.land/...", "github.com/charmbracelet/..."}, "a view asks as any client does"},
 	"tunlb/gate":              {nil, "connections are counted whoever asks for whatever"},
 	"tunlb/logging":           {[]string{"github.com/rs/zerolog"}, "what is said is bounded without knowing who says it"},

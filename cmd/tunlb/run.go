@@ -70,11 +70,10 @@ func runCommand() *cli.Command {
 			orders := listenForOrders()
 			defer orders.stop()
 			store := fdstore.Open()
-			d, err := startDaemon(file, c.String("socket"), cfg, store, log)
+			d, err := startDaemon(file, c.String("socket"), cfg, store, lines)
 			if err != nil {
 				return errors.Join(err, endProfile())
 			}
-			d.lines = lines
 			d.succession = &succession{self: os.Args[0], end: end}
 			if !c.Bool("keep-capabilities") {
 				dropCapabilities(d.capabilities(), log)

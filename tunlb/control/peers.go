@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/rs/zerolog"
 
@@ -111,6 +112,7 @@ type peer struct {
 type listener struct {
 	net.Listener
 	allow Allow
+	door  atomic.Pointer[gate.Gate] // before it, from Serve on
 }
 
 // guard refuses connections of those who may not. Safe for concurrent use.

@@ -42,6 +42,9 @@ func Serve(ctx context.Context, l net.Listener, d Daemon, log zerolog.Logger) er
 		g.allow = l.allow
 	}
 	door := gate.New(l, gate.Options{Most: maxConns, Each: maxConnsOne, Stall: stallTime, Who: callerOf})
+	if l, ok := l.(*listener); ok {
+		l.door.Store(door)
+	}
 	srv := &http.Server{
 		Handler:           g.protect(newHandler(d, log, door.Counts)),
 		ReadHeaderTimeout: headerTimeout,
@@ -69,6 +72,16 @@ func Serve(ctx context.Context, l net.Listener, d Daemon, log zerolog.Logger) er
 		return nil
 	}
 	return err
+}
+
+// Counts is of the connections to a listener of this package, since Serve. Safe for concurrent use.
+func Counts(l net.Listener) gate.Counts {
+	if l, ok := l.(*listener); ok {
+		if door := l.door.Load(); door != nil {
+			return door.Counts()
+		}
+	}
+	return gate.Counts{Cut: map[string]uint64{}}
 }
 
 // callerOf says whose a connection is. Who can't be told is nobody in particular.

@@ -105,7 +105,7 @@ func Listen(path string, mode fs.FileMode, allow Allow) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &listener{l, allow}, nil
+	return &listener{Listener: l, allow: allow}, nil
 }
 
 func listen(path string, mode fs.FileMode) (net.Listener, error) {

@@ -28,7 +28,7 @@ func Adopt(fd int, path string, mode fs.FileMode, allow Allow) (net.Listener, er
 		return nil, fmt.Errorf("control socket: inherited descriptor %d: %w", fd, err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(true)
-	return &listener{l, allow}, nil
+	return &listener{Listener: l, allow: allow}, nil
 }
 
 func adopt(fd int, f *os.File, path string, mode fs.FileMode) (net.Listener, error) {

@@ -47,6 +47,9 @@ func (w Why) String() string {
 	return [...]string{"busy", "full", "idle", "slow", "stalled"}[w]
 }
 
+// Reasons are all that there are.
+func Reasons() []Why { return []Why{Busy, Full, Idle, Slow, Stalled} }
+
 // Counts are of connections. A plain value.
 type Counts struct {
 	Open int               `json:"open"`

@@ -294,3 +294,14 @@ func TestSlow(t *testing.T) {
 		}
 	}
 }
+
+// TestReasons: the list has all that are counted, each once.
+func TestReasons(t *testing.T) {
+	counted := (&Gate{}).Counts().Cut
+	for _, why := range Reasons() {
+		delete(counted, why.String())
+	}
+	if len(counted) > 0 || len(Reasons()) != int(reasons) {
+		t.Errorf("%v, without %v", Reasons(), counted)
+	}
+}

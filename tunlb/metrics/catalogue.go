@@ -7,6 +7,7 @@ import (
 
 	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/gate"
 )
 
 // Metric is one of the list. A plain value.
@@ -56,6 +57,7 @@ func gauge(name, help string, labels []string, read reader) Metric {
 func Catalogue() []Section {
 	return []Section{
 		{"The process", process()},
+		{"Its clients and its log", doorsAndLog()},
 		{"The connection table", table()},
 		{"The fast path", fastpath()},
 		{"Services", ofServices()},
@@ -80,6 +82,28 @@ func process() []Metric {
 		counter("tunlb_watch_lost_records_total", "Records of packets that trace or capture was too slow to take; the packets are not concerned.", nil, one(func(s *snapshot) float64 {
 			return float64(s.status.WatchLost)
 		})),
+	}
+}
+
+// doorsAndLog are what the clients of the control socket and of the metrics' endpoint were denied, and what the log was.
+func doorsAndLog() []Metric {
+	return []Metric{
+		gauge("tunlb_http_connections", "Connections of clients: to control (the control socket), to metrics (the endpoint that says this).", []string{"server"},
+			doors(func(c gate.Counts, put put) { put(float64(c.Open)) })),
+		counter("tunlb_http_cut_connections_total", "Connections that were refused: busy (their user or address had too many), full (all had); or ended: idle (made room for another), slow (did not send their request), stalled (did not read their answer).",
+			[]string{"server", "reason"}, doors(func(c gate.Counts, put put) {
+				for _, why := range gate.Reasons() {
+					put(float64(c.Cut[why.String()]), why.String())
+				}
+			})),
+		counter("tunlb_log_missing_lines_total", "Lines that are not in the log: suppressed (too many of their kind, which the log says), lost (what the log is written to was too slow, or full).",
+			[]string{"cause"}, func(s *snapshot, put put) {
+				if s.Log != nil {
+					c := s.Log()
+					put(float64(c.Suppressed), "suppressed")
+					put(float64(c.Lost), "lost")
+				}
+			}),
 	}
 }
 

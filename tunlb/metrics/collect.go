@@ -8,6 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/gate"
+	"github.com/tunlb/tunlb/tunlb/logging"
 )
 
 // DefaultMaxServers is how many servers have series of their own, and how many services, unless the options say
@@ -25,6 +27,9 @@ type Options struct {
 	Version    string
 	Started    time.Time
 	MaxServers int // 0 means DefaultMaxServers
+	// What the status does not have; without them there are no such metrics. Safe for concurrent use.
+	Log             func() logging.Counts
+	Control, Scrape func() gate.Counts // of connections: to the control socket, and to the endpoint
 }
 
 // collector takes a snapshot at each scrape. It keeps nothing between two.
@@ -188,6 +193,20 @@ func each[T any](groups func(*snapshot) []group[T], parts ...part[T]) reader {
 					labels = append(labels, p.label)
 				}
 				put(sum, labels...)
+			}
+		}
+	}
+}
+
+// doors puts what of says for each server of HTTP that there is.
+func doors(of func(c gate.Counts, put put)) reader {
+	return func(s *snapshot, put put) {
+		for _, door := range []struct {
+			name   string
+			counts func() gate.Counts
+		}{{"control", s.Control}, {"metrics", s.Scrape}} {
+			if door.counts != nil {
+				of(door.counts(), func(v float64, labels ...string) { put(v, append([]string{door.name}, labels...)...) })
 			}
 		}
 	}

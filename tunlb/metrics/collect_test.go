@@ -14,6 +14,8 @@ import (
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/tunlb"
+	"github.com/tunlb/tunlb/tunlb/gate"
+	"github.com/tunlb/tunlb/tunlb/logging"
 )
 
 // fixed is a source that always says the same.
@@ -53,7 +55,12 @@ func full() *fixed {
 	}
 }
 
-var options = Options{Version: "v1.2.3", Started: time.Unix(1_700_000_000, 0)}
+var options = Options{
+	Version: "v1.2.3", Started: time.Unix(1_700_000_000, 0),
+	Log:     func() logging.Counts { return logging.Counts{Lost: 3, Suppressed: 4} },
+	Control: func() gate.Counts { return gate.Counts{Open: 5, Cut: map[string]uint64{"busy": 1, "slow": 6}} },
+	Scrape:  func() gate.Counts { return gate.Counts{Open: 2, Cut: map[string]uint64{"full": 7}} },
+}
 
 // series scrapes, as name{label="value",...} value, sorted, without the runtime's and the process's own.
 func series(t *testing.T, source Source, o Options) map[string]float64 {
@@ -85,8 +92,17 @@ func series(t *testing.T, source Source, o Options) map[string]float64 {
 func TestValues(t *testing.T) {
 	got := series(t, full(), options)
 	for name, want := range map[string]float64{
-		`tunlb_start_time_seconds`:                                                                                1_700_000_000,
-		`tunlb_watch_lost_records_total`:                                                                          11,
+		`tunlb_start_time_seconds`:                                            1_700_000_000,
+		`tunlb_watch_lost_records_total`:                                      11,
+		`tunlb_http_connections{server="control"}`:                            5,
+		`tunlb_http_connections{server="metrics"}`:                            2,
+		`tunlb_http_cut_connections_total{reason="busy",server="control"}`:    1,
+		`tunlb_http_cut_connections_total{reason="slow",server="control"}`:    6,
+		`tunlb_http_cut_connections_total{reason="idle",server="control"}`:    0,
+		`tunlb_http_cut_connections_total{reason="full",server="metrics"}`:    7,
+		`tunlb_http_cut_connections_total{reason="stalled",server="metrics"}`: 0,
+		`tunlb_log_missing_lines_total{cause="lost"}`:                         3,
+		`tunlb_log_missing_lines_total{cause="suppressed"}`:                   4,
 		`tunlb_flows`:                                                                                             9,
 		`tunlb_flows_limit`:                                                                                       100,
 		`tunlb_flows_opened_total`:                                                                                20,

@@ -92,6 +92,9 @@ func Listen(address string, h http.Handler) (*Endpoint, error) {
 // Address is where it listens.
 func (e *Endpoint) Address() string { return e.listener.Addr().String() }
 
+// Counts is of the connections. Safe for concurrent use.
+func (e *Endpoint) Counts() gate.Counts { return e.listener.Counts() }
+
 // Serve answers until Close, which is no error.
 func (e *Endpoint) Serve() error {
 	refuse := func(w http.ResponseWriter, _ gate.Why) {
