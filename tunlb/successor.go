@@ -141,6 +141,18 @@ func (e *Engine) isFor(f *flow.Flow, srv *policy.Server) bool {
 // Succession tells what New has taken over.
 func (e *Engine) Succession() Succession { return e.succession }
 
+// Leaving are the servers that no service has any more and whose connections go on: a predecessor may have deleted them.
+func (e *Engine) Leaving() (leaving []policy.Known) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, k := range e.services.Known() {
+		if srv := e.services.Server(k.ID); srv != nil && srv.Deleted && srv.Keep {
+			leaving = append(leaving, k)
+		}
+	}
+	return leaving
+}
+
 func (e *Engine) wordsLocked() words {
 	return words{wordsVersion, e.exits.names(e.lanes), e.config, e.services.Known(), e.roster.Said()}
 }

@@ -131,6 +131,7 @@ func startDaemon(path, socket string, cfg *config.Config, store *fdstore.Store, 
 		return nil, err
 	}
 	tellSuccession(log, d.engine.Succession())
+	d.kept = wiring.Leaving(d.engine.Leaving(), cfg)
 	if d.box != nil {
 		d.box.engine = d.engine
 	}

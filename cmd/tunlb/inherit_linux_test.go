@@ -546,3 +546,42 @@ func (h head) isError() bool {
 }
 
 func (h head) isReply() bool { return h.proto == 1 && h.flags == 0 || h.proto == 58 && h.flags == 129 }
+
+// TestSuccessorOfDeleted: what a deleted server still says to its clients passes a successor as it did its predecessor, which alone had
+// seen the server deleted; and with the last connection that is over.
+func TestSuccessorOfDeleted(t *testing.T) {
+	needLab(t)
+	const (
+		both = "services: [{name: echo, listen: 203.0.113.22:7, scheduler: rr, on_delete: keep, servers: [{name: rs1, address: 192.168.0.10}, {name: rs2, address: 192.168.0.11}]}]\n"
+		one  = "services: [{name: echo, listen: 203.0.113.22:7, scheduler: rr, on_delete: keep, servers: [{name: rs2, address: 192.168.0.11}]}]\n"
+	)
+	for _, way := range ways {
+		t.Run(way.name, func(t *testing.T) {
+			l := openLine(t, labnet.Story(labnet.StoryOptions{}), way.file+both)
+			l.start()
+			var conns []net.Conn
+			for range 2 {
+				conns = append(conns, l.dial("client", "tcp", "203.0.113.22:7"))
+			}
+			all := func(when string) {
+				t.Helper()
+				for _, c := range conns {
+					l.echo(c, []byte(when))
+				}
+			}
+			all("at first")
+			l.write(way.file + one)
+			l.done("reload")
+			all("deleted")
+			told := l.told()
+			l.die()
+			l.start()
+			all("killed")
+			l.stays("killed", told)
+			l.upgrade()
+			all("upgraded")
+			l.stays("upgraded", told)
+			l.stop()
+		})
+	}
+}

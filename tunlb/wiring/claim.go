@@ -56,6 +56,21 @@ func Kept(old, cfg *config.Config, known []packet.Endpoints) []packet.Endpoints 
 	return kept
 }
 
+// Leaving is Kept of the servers that a predecessor deleted, see tunlb.Engine.Leaving.
+func Leaving(servers []policy.Known, cfg *config.Config) (kept []packet.Endpoints) {
+	there := map[packet.Endpoints]bool{}
+	eachAnswer(cfg, func(_ policy.ServerSpec, e packet.Endpoints) { there[e] = true })
+	for _, k := range servers {
+		for _, l := range k.Listen {
+			if e := answering(k.Server, l); translated(k.Server, l) && !there[e] {
+				there[e] = true
+				kept = append(kept, e)
+			}
+		}
+	}
+	return kept
+}
+
 // Claim is what tunlb takes from the box's interfaces. own are the box's addresses. A VIP that is one of them is the box's
 // but for the services, any other is tunlb's as a whole: who connects to a port without a service is told so, and a
 // ping is answered.
@@ -99,12 +114,17 @@ func eachAnswer(cfg *config.Config, visit func(policy.ServerSpec, packet.Endpoin
 		svc := &cfg.Services[i]
 		for _, l := range svc.Listen {
 			for _, srv := range Servers(svc) {
-				if l.Proto != policy.SCTP && (srv.Mode == policy.NAT || srv.Mode == policy.FullNAT) {
+				if translated(srv, l) {
 					visit(srv, answering(srv, l))
 				}
 			}
 		}
 	}
+}
+
+// translated says whether a server's answers to what came to l are.
+func translated(srv policy.ServerSpec, l policy.Listen) bool {
+	return l.Proto != policy.SCTP && (srv.Mode == policy.NAT || srv.Mode == policy.FullNAT)
 }
 
 // answering is where a server's answers to what came to l are from: its own port, or the client's where it has none.
