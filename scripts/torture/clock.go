@@ -107,7 +107,7 @@ func uptime(ctx context.Context, o options, w way, broken uptimeBroken) (_ *outc
 			up++
 		}
 	}
-	out := &outcome{}
+	out := o.outcome()
 	out.prove("uptime that tunlb is told", (since+offset).Hours()/24/365, 10, "years")
 	out.prove("times the tick has begun anew meanwhile", float64(passed), 1, "")
 	out.prove("connections left without packets", float64(len(lives)), 10, "")

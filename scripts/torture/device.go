@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/tunlb/tunlb/labnet/netns"
@@ -29,6 +32,7 @@ const idleMost = 10
 type deviceBroken struct {
 	hung bool // tunlb is stopped (SIGSTOP): it neither ends nor mends anything
 	down bool // the link is down at the end, and tunlb is stopped
+	held bool // somebody else still has the namespace
 }
 
 // deviceSite is a network in which tunlb runs, as it was before, and some connections.
@@ -77,10 +81,11 @@ func deleteDevice(ctx context.Context, o options, w way, broken deviceBroken) (_
 	if err := handle.LinkDel(link); err != nil {
 		return nil, err
 	}
-	out := &outcome{}
-	out.prove("devices deleted", 1, 1, "")
-	how, took := "nothing", patience
-	for how == "nothing" && time.Since(began) < 3*time.Second {
+	out := o.outcome()
+	_, there := handle.LinkByIndex(link.Attrs().Index)
+	out.add(errors.As(there, new(netlink.LinkNotFoundError)), true, "the device is gone", fmt.Sprint(there), "Link not found")
+	how, took := "nothing", never
+	for how == "nothing" && time.Since(began) < o.limit(time.Second)+time.Second/2 {
 		if s.proc.alive() != nil {
 			how, took = "exit", time.Since(began)
 		} else if l, err := handle.LinkByName("tunlb0"); err == nil && l.Attrs().Index != link.Attrs().Index {
@@ -137,6 +142,7 @@ func (o *outcome) quiet(ctx context.Context, pid int) {
 		return
 	}
 	o.atMost("idle afterwards, of a processor", 100*float64(after.cpu-before.cpu)/float64(window), idleMost, "%")
+	o.quietly()
 }
 
 func flapDevice(ctx context.Context, o options, w way, broken deviceBroken) (_ *outcome, err error) {
@@ -182,15 +188,16 @@ func flapDevice(ctx context.Context, o options, w way, broken deviceBroken) (_ *
 		}
 	}
 	began := time.Now()
-	for err = errors.New("not tried"); err != nil && time.Since(began) < 5*time.Second && s.proc.alive() == nil; {
-		_, err = request(ctx, client, "/", 250*time.Millisecond)
+	err = errors.New("not tried")
+	for wait := 250 * time.Millisecond; err != nil && time.Since(began) < o.limit(time.Second)+time.Second/2 && s.proc.alive() == nil; wait *= 2 {
+		_, err = request(ctx, client, "/", wait)
 	}
 	took := time.Since(began)
-	out := &outcome{}
+	out := o.outcome()
 	out.prove("times down and up", float64(downs), float64(n), "")
 	out.holds("tunlb is there", s.proc.alive() == nil, s.proc.said())
 	if err != nil {
-		took = patience
+		took = never
 	}
 	out.within("a new connection succeeds after", took, time.Second)
 	if s.proc.alive() != nil || err != nil {
@@ -210,8 +217,12 @@ func flapDevice(ctx context.Context, o options, w way, broken deviceBroken) (_ *
 	return out, nil
 }
 
-// loseNamespace has a port in a network namespace of its own, which everybody else gives up.
-func loseNamespace(ctx context.Context, o options) (_ *outcome, err error) {
+func loseNamespace(ctx context.Context, o options) (*outcome, error) {
+	return giveUpNamespace(ctx, o, deviceBroken{})
+}
+
+// giveUpNamespace has a port in a network namespace of its own, which everybody else gives up.
+func giveUpNamespace(ctx context.Context, o options, broken deviceBroken) (_ *outcome, err error) {
 	lost, err := netns.New("lost")
 	if err != nil {
 		return nil, err
@@ -231,42 +242,61 @@ func loseNamespace(ctx context.Context, o options) (_ *outcome, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := lost.Close(); err != nil {
-		return nil, err
-	}
 	pid := s.proc.cmd.Process.Pid
-	others, err := holders(name, pid)
+	out := o.outcome()
+	all, err := holders(name)
 	if err != nil {
 		return nil, err
 	}
-	out := &outcome{}
-	out.add(others == 0, true, "others that hold the namespace", fmt.Sprint(others), "0")
-	out.prove("namespaces given up", 1, 1, "")
-	_, err = request(ctx, s.lab.NS("client"), "/", time.Second)
-	out.holds("connections by the other port succeed within 1 s", err == nil, fmt.Sprint(err))
+	out.prove("processes that have the namespace at first", float64(len(all)), 2, "")
+	if !broken.held {
+		if err := lost.Close(); err != nil {
+			return nil, err
+		}
+	}
+	if all, err = holders(name); err != nil {
+		return nil, err
+	}
+	out.add(slices.Equal(all, []int{pid}), true, "who has it then", fmt.Sprint(all), fmt.Sprintf("%d, tunlb", pid))
+	if broken.hung {
+		if err := s.proc.cmd.Process.Signal(unix.SIGSTOP); err != nil {
+			return nil, err
+		}
+	}
+	began, limit := time.Now(), o.limit(time.Second)
+	_, err = request(ctx, s.lab.NS("client"), "/", limit)
+	took := time.Since(began)
+	if err != nil {
+		took = never
+	}
+	out.within("a connection by the other port succeeds after", took, time.Second)
+	if err != nil {
+		return out, nil
+	}
 	out.quiet(ctx, pid)
 	out.holds("ends when asked", s.stop() == nil, s.proc.said())
 	out.nothingLeft(s, before)
 	return out, nil
 }
 
-// holders counts the processes that have a namespace open or are in it, but one.
-func holders(name string, but int) (n int, err error) {
+// holders are the processes that have a namespace open or are in it.
+func holders(name string) (pids []int, err error) {
 	all, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	for _, dir := range all {
-		if filepath.Base(dir) == fmt.Sprint(but) {
-			continue
-		}
 		links, _ := filepath.Glob(dir + "/fd/*")
 		for _, link := range append(links, dir+"/ns/net") {
 			if to, err := os.Readlink(link); err == nil && to == name { // else it has ended meanwhile
-				n++
+				pid, err := strconv.Atoi(filepath.Base(dir))
+				if err != nil {
+					return nil, err
+				}
+				pids = append(pids, pid)
 				break
 			}
 		}
 	}
-	return n, nil
+	return pids, nil
 }

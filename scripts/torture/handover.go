@@ -29,13 +29,14 @@ type handover struct {
 	gap   time.Duration
 	whole float64 // percent of the transfers
 	same  bool    // the process stays
+	alone bool    // see handoverBroken
 }
 
 func kill9(ctx context.Context, o options, w way, broken handoverBroken) (*outcome, error) {
 	h := handover{
 		start: []string{"supervise", "--"},
 		again: func(_ context.Context, _ *site, before int) error { return unix.Kill(before, unix.SIGKILL) },
-		times: pick(o, 1, 3), gap: time.Second, whole: 99.9,
+		times: pick(o, 1, 3), gap: time.Second, whole: 99.9, alone: broken.alone,
 	}
 	if broken.alone {
 		h.start, h.again = nil, killAndRestart
@@ -51,7 +52,7 @@ func upgrade(ctx context.Context, o options, w way, broken handoverBroken) (*out
 			}
 			return nil
 		},
-		times: pick(o, 2, 5), gap: 50 * time.Millisecond, whole: 100, same: true,
+		times: pick(o, 2, 5), gap: 50 * time.Millisecond, whole: 100, same: true, alone: broken.alone,
 	}
 	if broken.alone {
 		h.again, h.same = killAndRestart, false
@@ -81,9 +82,12 @@ func (h handover) run(ctx context.Context, o options, w way) (_ *outcome, err er
 	if err := s.until(ctx, "tunlb serves", func() error { _, err := request(ctx, client, "/", time.Second); return err }); err != nil {
 		return nil, err
 	}
-	lasting := time.Duration(h.times+1) * pick(o, 2*time.Second, 6*time.Second)
+	pause, stalled := pick(o, time.Second, 6*time.Second), stalledAfter
+	if h.alone {
+		stalled = 3 * time.Second // what nobody knows any more does not come back
+	}
 	n := pick(o, 100, 1000)
-	t := startTransfers(ctx, client, n, 64<<10, pick[int64](o, 512<<10, 2<<20), lasting)
+	t := startTransfers(ctx, client, n, 64<<10, pick[int64](o, 512<<10, 2<<20), time.Duration(h.times+1)*pause, stalled)
 	if err := t.untilRunning(ctx); err != nil {
 		return nil, errors.Join(err, t.wait().err())
 	}
@@ -92,8 +96,8 @@ func (h handover) run(ctx context.Context, o options, w way) (_ *outcome, err er
 		return nil, errors.Join(err, t.wait().err())
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
-	out := &outcome{}
-	worst, done, fewest, err := h.repeat(ctx, s, t, p, lasting/time.Duration(h.times+1))
+	out := o.outcome()
+	worst, done, fewest, err := h.repeat(ctx, s, t, p, pause)
 	result := t.wait().tally()
 	if err != nil {
 		return nil, errors.Join(err, result.first)
@@ -106,7 +110,7 @@ func (h handover) run(ctx context.Context, o options, w way) (_ *outcome, err er
 	}
 	out.prove(what, float64(done), float64(h.times), "")
 	out.prove("transfers under way, each time", float64(fewest), 0.95*float64(n), "")
-	out.prove("probes answered", float64(p.count()), 500, "")
+	out.prove("probes answered", float64(p.count()), 100, "")
 	out.atLeast("transfers that finish with the right SHA-256", 100*float64(result.right)/float64(n), h.whole, "%")
 	if result.first != nil {
 		o.log("the first that does not: %v", result.first)
@@ -153,6 +157,15 @@ func (h handover) repeat(ctx context.Context, s *site, t *transfers, p *prober, 
 			return 0, 0, 0, err
 		}
 		done++
+		answered := p.count()
+		if err := s.until(ctx, "a probe is answered", func() error {
+			if p.count() == answered {
+				return fmt.Errorf("%d were before", answered)
+			}
+			return nil
+		}); err != nil {
+			return 0, 0, 0, err
+		}
 		if err := sleep(ctx, pause); err != nil {
 			return 0, 0, 0, err
 		}

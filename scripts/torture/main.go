@@ -21,11 +21,12 @@ import (
 
 // options are what the command line says.
 type options struct {
-	tunlb string        // the binary
-	short bool          // small numbers, seconds for each case
-	time  time.Duration // how long a window is measured; 0: the case's own
-	dir   string        // for files, made and removed by whoever calls
-	log   func(format string, args ...any)
+	tunlb  string        // the binary
+	short  bool          // small numbers, seconds for each case
+	shared bool          // others work on the machine meanwhile: see outcome
+	time   time.Duration // how long a window is measured; 0: the case's own
+	dir    string        // for files, made and removed by whoever calls
+	log    func(format string, args ...any)
 }
 
 // pick is the number for -short, or the full one.
@@ -34,6 +35,17 @@ func pick[T any](o options, short, full T) T {
 		return short
 	}
 	return full
+}
+
+// outcome is an empty one.
+func (o options) outcome() *outcome { return &outcome{shared: o.shared} }
+
+// limit is how long is waited for something that has to happen within a time, to be judged by outcome.within.
+func (o options) limit(want time.Duration) time.Duration {
+	if o.shared {
+		return want + allowance
+	}
+	return want
 }
 
 // window is how long something is measured.

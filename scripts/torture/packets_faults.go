@@ -25,7 +25,7 @@ func packetFaults() (list []fault) {
 }
 
 func outcomeOf(r *packets.Result, o options) *outcome {
-	out := &outcome{}
+	out := o.outcome()
 	for i := range r.Checks {
 		switch c := &r.Checks[i]; {
 		case c.Proof:

@@ -51,7 +51,7 @@ func reloads(ctx context.Context, o options, w way, broken reloadsBroken) (_ *ou
 	}
 	defer lasting.close()
 	n := pick(o, 50, 1000)
-	const perSecond = 500
+	perSecond := pick(o, 250, 500)
 	a := arrive(ctx, client, perSecond, patience)
 	began := time.Now()
 	var changed int
@@ -88,9 +88,11 @@ func reloads(ctx context.Context, o options, w way, broken reloadsBroken) (_ *ou
 		answered[at.server]++
 	}
 	o.log("%d reloads in %s; answered by %v", n, took.Round(time.Millisecond), answered)
-	out := &outcome{}
+	out := o.outcome()
 	out.prove("reloads that changed something", float64(changed), float64(n), "")
-	out.prove("connections opened meanwhile", float64(opened)/ran.Seconds(), perSecond*0.8, "/s")
+	out.prove("connections opened meanwhile", float64(opened)/ran.Seconds(), float64(perSecond)*0.8, "/s")
+	out.quietly()
+	out.prove("connections for each reload", float64(len(attempts))/float64(n), 0.5, "")
 	out.atMost("connections that failed", float64(failed), 0, fmt.Sprintf("of %d", len(attempts)))
 	for _, at := range attempts {
 		if at.err != nil {

@@ -55,7 +55,7 @@ func loseServer(ctx context.Context, o options, w way, broken serverBroken, faul
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	const fall = 3
-	interval := pick(o, 200*time.Millisecond, time.Second)
+	interval := pick(o, 300*time.Millisecond, time.Second)
 	limit := fall*interval + time.Second
 	health := fmt.Sprintf("health: {type: tcp, interval: %s, timeout: %s, rise: 1, fall: %d}, ", interval, interval, fall)
 	if broken.unchecked {
@@ -79,65 +79,98 @@ func loseServer(ctx context.Context, o options, w way, broken serverBroken, faul
 			return nil, err
 		}
 	}
-	// Transfers last until well after the fault, so that it comes in their middle.
-	lasting := 2*limit + time.Second
-	t := startTransfers(ctx, client, pick(o, 30, 90), 64<<10, pick[int64](o, 256<<10, 2<<20), lasting)
-	a := arrive(ctx, client, 100, limit)
+	t := startTransfers(ctx, client, pick(o, 30, 90), 64<<10, pick[int64](o, 256<<10, 2<<20), limit, stalledAfter)
+	opening, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	a := arrive(opening, client, 100, patience)
 	if err := t.untilRunning(ctx); err != nil {
+		giveUp()
 		a.wait()
 		return nil, errors.Join(err, t.wait().err())
 	}
 	began := time.Now()
 	if !broken.unharmed {
-		if err := fault(s); err != nil {
-			return nil, err
-		}
+		err = fault(s)
 	}
-	if err := sleep(ctx, limit+time.Second); err != nil {
-		return nil, err
+	if err == nil {
+		err = a.untilAvoided(ctx, began, limit, o.limit(limit))
 	}
+	were := t.progress()
+	if err == nil {
+		err = sleep(ctx, resent) // those of the last moment have their time as well
+	}
+	stopped, of := t.stopped(were, victim)
+	giveUp()
 	attempts := a.wait()
 	if !broken.unharmed {
 		t.giveUpOn(victim) // theirs end with it; on a silent link nobody tells the client
 	}
 	result := t.wait()
+	if err != nil {
+		return nil, err
+	}
 
 	var last time.Duration // after the fault, when a new flow still went to the victim
-	var victims, others, failed int
-	var first error
+	var met, others, afterwards int
 	for _, at := range attempts {
 		after := at.began.Sub(began)
 		switch {
-		case at.err != nil && after < -limit: // before all this
+		case at.err != nil && at.ended.Before(began):
 			return nil, fmt.Errorf("a connection failed before the fault: %w", at.err)
-		case at.err != nil || after > 0 && (at.server == victim || at.ended.Sub(at.began) > resent):
-			// Whoever fails, or has to send its SYN again, is counted as sent to the victim until its time is over, and as
-			// others' after that.
-			if after > limit {
-				if failed++; first == nil {
-					first = at.err
-				}
-			}
-			victims++
+		case at.met(began):
+			met++
 			last = max(last, after)
 		case after > 0:
 			others++
 		}
 	}
-	ours, theirs := result.by(func(server string) bool { return server == victim })
-	out := &outcome{}
-	out.prove("transfers of the server's that the fault has ended", float64(ours.broken), 1, "")
-	out.prove("new connections that met the fault", float64(victims), 1, "")
+	for _, at := range attempts {
+		if at.began.Sub(began) > last {
+			afterwards++
+		}
+	}
+	_, theirs := result.by(func(server string) bool { return server == victim })
+	out := o.outcome()
+	out.prove("transfers of the server's that the fault has stopped", 100*float64(stopped)/max(float64(of), 1), 50, "%")
+	out.prove("new connections that met the fault", float64(met), 1, "")
 	out.prove("transfers with others meanwhile", float64(theirs.right+theirs.broken), float64(len(t.all))/3, "")
 	out.within("new connections avoid it after", last, limit)
-	out.atMost("connections that fail after that", float64(failed), 0, "")
-	if first != nil {
-		o.log("the first: %v", first)
-	}
+	out.atLeast("connections after that, none of which fails", float64(afterwards), 20, "")
 	out.atMost("others' transfers that were lost", float64(theirs.broken), 0, "")
 	if theirs.first != nil {
 		o.log("the first: %v", theirs.first)
 	}
 	out.atLeast("new connections to others meanwhile", float64(others), 1, "")
 	return out, nil
+}
+
+// met says whether a connection has met the victim's fault: whoever fails, or has to send its SYN again, is counted so.
+func (t attempt) met(fault time.Time) bool {
+	return t.err != nil || t.began.After(fault) && (t.server == victim || t.ended.Sub(t.began) > resent)
+}
+
+// untilAvoided waits until no connection has met the fault for a while, at least until limit is over and at most until most is.
+func (a *arrivals) untilAvoided(ctx context.Context, fault time.Time, limit, most time.Duration) error {
+	const while = time.Second
+	for {
+		last := a.lastMet(fault)
+		if since := time.Since(fault); since > most+while || since > limit+while && time.Since(last) > resent+while {
+			return nil
+		}
+		if err := sleep(ctx, 20*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// lastMet is when the last of those that have met the fault began, as far as is known by now.
+func (a *arrivals) lastMet(fault time.Time) (last time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, at := range a.done {
+		if at.met(fault) && at.began.After(last) {
+			last = at.began
+		}
+	}
+	return last
 }

@@ -20,7 +20,7 @@ import (
 )
 
 // patience is for what happens at once on an idle machine.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // way is how packets come to tunlb.
 type way struct {
@@ -146,13 +146,18 @@ func (s *site) startCommand(ctx context.Context, cmd *netns.Cmd) (err error) {
 	if s.proc, err = startProcess(cmd); err != nil {
 		return err
 	}
-	return s.until(ctx, "tunlb answers", func() error {
+	err = s.until(ctx, "tunlb answers", func() error {
 		if err := s.proc.alive(); err != nil {
 			return final{err}
 		}
 		_, err := s.status(ctx)
 		return err
 	})
+	if err != nil && s.proc.alive() == nil {
+		_ = s.proc.end(unix.SIGQUIT) // it says where it is, and that it has ended so is no news
+		err = fmt.Errorf("%w%s", err, s.proc.said())
+	}
+	return err
 }
 
 // stop ends tunlb as a user does.
@@ -170,19 +175,21 @@ func (s *site) status(ctx context.Context) (control.Status, error) {
 type final struct{ error }
 
 // until tries again until there is no error, for as long as patience says.
-func (s *site) until(ctx context.Context, what string, try func() error) error {
+func (s *site) until(ctx context.Context, what string, try func() error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	retry := time.NewTicker(2 * time.Millisecond)
 	defer retry.Stop()
-	for {
-		err := try()
+	for first := true; ; first = false {
+		now := try()
 		var end final
 		switch {
-		case err == nil:
+		case now == nil:
 			return nil
-		case errors.As(err, &end):
-			return fmt.Errorf("%s: %w", what, err)
+		case errors.As(now, &end):
+			return fmt.Errorf("%s: %w", what, now)
+		case first || ctx.Err() == nil: // else it is of our own giving up
+			err = now
 		}
 		select {
 		case <-ctx.Done():

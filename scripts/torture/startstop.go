@@ -75,7 +75,7 @@ func startStop(ctx context.Context, o options, w way, broken startstopBroken) (_
 			}
 		}
 	}
-	out := &outcome{}
+	out := o.outcome()
 	out.prove("starts that served a request, and stops", float64(served), float64(n), "")
 	out.holds("what the kernel has been told is as before, each time", differ == 0, left)
 	// The first has what Go opens for good; a control connection may be under way when they are counted.
@@ -100,47 +100,62 @@ func engines(ctx context.Context, o options, broken startstopBroken) (_ *outcome
 	defer func() { err = errors.Join(err, ns.Close()) }()
 	const first = 3 // after these, what Go and the libraries make once is there
 	n := pick(o, 20, 500)
-	var goroutines, descriptors, ran int
+	if _, err := startAndStop(ctx, ns, first, nil); err != nil {
+		return nil, err
+	}
 	var leaked []*tunlb.Engine
-	for i := range n + first {
-		if i == first {
-			goroutines, descriptors = settled(0, 0)
+	defer func() {
+		for _, e := range leaked {
+			err = errors.Join(err, e.Close())
 		}
-		e, err := newEngine(ns)
-		if err != nil {
-			return nil, fmt.Errorf("engine %d: %w", i+1, err)
-		}
-		if serves(ctx, e) {
-			ran++
-		}
-		if broken.leak && i >= first {
-			e, err := newEngine(ns) // one more, which nobody runs
-			if err != nil {
-				return nil, err
-			}
-			leaked = append(leaked, e)
-		}
-		if err := e.Close(); err != nil {
+	}()
+	leak := &leaked
+	if !broken.leak {
+		leak = nil
+	}
+	// What other cases have left in this process may end late, and would hide as much that stays. Then the start was none, and there is another.
+	var ran int
+	var before, after holding
+	for try := 0; try == 0 || try < 5 && (after.goroutines < before.goroutines || after.descriptors < before.descriptors); try++ {
+		before = settled(nil)
+		if ran, err = startAndStop(ctx, ns, n, leak); err != nil {
 			return nil, err
 		}
-	}
-	g, d := settled(goroutines, descriptors)
-	for _, e := range leaked {
-		err = errors.Join(err, e.Close())
-	}
-	if err != nil {
-		return nil, err
+		after = settled(&before)
 	}
 	links, err := ns.Handle().LinkList()
 	if err != nil {
 		return nil, err
 	}
-	out := &outcome{}
-	out.prove("engines that ran", float64(ran), float64(n+first), "")
-	out.atMost("goroutines more than at the start", float64(g-goroutines), 0, "")
-	out.atMost("descriptors more than at the start", float64(d-descriptors), 0, "")
+	out := o.outcome()
+	out.prove("engines that ran", float64(ran), float64(n), "")
+	out.add(after.goroutines == before.goroutines, false, "goroutines more than at the start", fmt.Sprint(after.goroutines-before.goroutines), "0")
+	out.add(after.descriptors == before.descriptors, false, "descriptors more than at the start", fmt.Sprint(after.descriptors-before.descriptors), "0")
 	out.add(len(links) == 1, false, "devices besides lo", fmt.Sprint(len(links)-1), "0")
 	return out, nil
+}
+
+// startAndStop makes n engines one after the other, runs and closes them. leak takes one more each time, which nobody runs.
+func startAndStop(ctx context.Context, ns *netns.NS, n int, leak *[]*tunlb.Engine) (ran int, err error) {
+	for i := range n {
+		e, err := newEngine(ns)
+		if err != nil {
+			return ran, fmt.Errorf("engine %d: %w", i+1, err)
+		}
+		if serves(ctx, e) {
+			ran++
+		}
+		if err := e.Close(); err != nil {
+			return ran, err
+		}
+		if leak != nil {
+			if e, err = newEngine(ns); err != nil {
+				return ran, err
+			}
+			*leak = append(*leak, e)
+		}
+	}
+	return ran, nil
 }
 
 // newEngine makes an engine with a TUN in a namespace. The caller closes it.
@@ -174,22 +189,26 @@ func serves(ctx context.Context, e *tunlb.Engine) bool {
 	return <-ended == nil && ports == 1
 }
 
-// settled counts goroutines and descriptors when they are as wanted, or after a while: what ends takes a moment.
-func settled(wantGoroutines, wantDescriptors int) (goroutines, descriptors int) {
+// holding is what this process has open.
+type holding struct{ goroutines, descriptors int }
+
+// settled counts it when it is as wanted, or after a while: what ends takes a moment. Without a wish it is counted when it has not changed for
+// a while.
+func settled(want *holding) (now holding) {
 	quiet := 0
 	for until := time.Now().Add(5 * time.Second); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
-		g, d := runtime.NumGoroutine(), openDescriptors()
-		if g == goroutines && d == descriptors {
+		next := holding{runtime.NumGoroutine(), openDescriptors()}
+		if next == now {
 			quiet++
 		} else {
 			quiet = 0
 		}
-		goroutines, descriptors = g, d
-		if wantGoroutines > 0 && g <= wantGoroutines && d <= wantDescriptors || wantGoroutines == 0 && quiet > 20 {
+		now = next
+		if want != nil && now == *want || want == nil && quiet > 20 {
 			break
 		}
 	}
-	return goroutines, descriptors
+	return now
 }
 
 // openDescriptors are this process's own.

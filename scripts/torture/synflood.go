@@ -125,7 +125,7 @@ func synflood(ctx context.Context, o options, w way, broken synfloodBroken) (_ *
 	missed, _ := failures(calm)
 	still, why := idle.answering(patience)
 
-	out := &outcome{}
+	out := o.outcome()
 	o.log("quiet: %.0f Mbit/s, %d of %d connections; flooded: %.0f Mbit/s; drops %v", quiet/1e6, len(calm)-missed, len(calm), flooded/1e6, status.Drops)
 	s.logPorts(status, attacked)
 	out.prove("SYNs sent", float64(sent)/max(attacked.Seconds(), 1e-3)/1000, pps*0.8/1000, "kpps")

@@ -25,25 +25,33 @@ import (
 // transfers are downloads of random sizes at the same time, each as slow as it has to be to last as long as it is wanted. What comes
 // is held against its SHA-256. Whoever starts them waits for them.
 type transfers struct {
-	all     []*transfer
-	started atomic.Int64
-	ended   atomic.Int64
-	running sync.WaitGroup
-	sums    *sums
+	all      []*transfer
+	started  atomic.Int64
+	ended    atomic.Int64
+	running  sync.WaitGroup
+	sums     *sums
+	lasting  time.Duration // of what is read before they are released
+	stalled  time.Duration // for how long nothing may come, and the transfer is not broken
+	released chan struct{} // closed by release
+	release  func()
 }
 
 // transfer is one of them. Its results are valid when it has ended, server and conn once it is started.
 type transfer struct {
 	size    int64
+	got     atomic.Int64 // bytes
 	server  string
 	conn    net.Conn
 	started chan struct{} // closed when the first bytes are there, or the transfer has failed
 	err     error         // nil iff all has come, and is what was sent
 }
 
-// startTransfers opens n connections, of sizes between least and most, that last about as long as said.
-func startTransfers(ctx context.Context, ns *netns.NS, n int, least, most int64, lasting time.Duration) *transfers {
-	t := &transfers{sums: &sums{by: map[int64][]byte{}}}
+// startTransfers opens n connections, of sizes between least and most. Each goes on slowly, as if it were to last as long as said, and stops
+// short of its end until it is released: how long it takes to open all of them, or to do what is done to them, does not matter.
+// One to which nothing comes for as long as stalled is broken.
+func startTransfers(ctx context.Context, ns *netns.NS, n int, least, most int64, lasting, stalled time.Duration) *transfers {
+	t := &transfers{sums: &sums{by: map[int64][]byte{}}, lasting: lasting, stalled: stalled, released: make(chan struct{})}
+	t.release = sync.OnceFunc(func() { close(t.released) })
 	// A hundred sizes: each of them is hashed once to know what is right.
 	var sizes [100]int64
 	for i := range sizes {
@@ -57,7 +65,7 @@ func startTransfers(ctx context.Context, ns *netns.NS, n int, least, most int64,
 			opening <- struct{}{}
 			begun := sync.OnceFunc(func() { <-opening; t.started.Add(1); close(one.started) })
 			defer begun()
-			one.err = one.run(ctx, ns, t.sums, lasting, begun)
+			one.err = one.run(ctx, ns, t, begun)
 			t.ended.Add(1)
 		})
 	}
@@ -67,10 +75,10 @@ func startTransfers(ctx context.Context, ns *netns.NS, n int, least, most int64,
 // pieces is in how many steps a transfer is read: as many pauses as that.
 const pieces = 60
 
-// stalled is for how long nothing may come: longer than TCP's retransmissions need after the longest gap that any case allows.
-const stalled = 30 * time.Second
+// stalledAfter is for how long nothing may come: longer than TCP's retransmissions need after the longest gap that any case allows.
+const stalledAfter = 30 * time.Second
 
-func (one *transfer) run(ctx context.Context, ns *netns.NS, sums *sums, lasting time.Duration, begun func()) error {
+func (one *transfer) run(ctx context.Context, ns *netns.NS, t *transfers, begun func()) error {
 	dialing, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	conn, err := ns.DialContext(dialing, "tcp", at(webPort))
@@ -79,7 +87,7 @@ func (one *transfer) run(ctx context.Context, ns *netns.NS, sums *sums, lasting 
 	}
 	defer conn.Close()
 	one.conn = conn
-	if err := conn.SetDeadline(time.Now().Add(stalled)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(t.stalled)); err != nil {
 		return err
 	}
 	// The kernel is to hold little of it back, or all would be here before the fault comes.
@@ -94,30 +102,35 @@ func (one *transfer) run(ctx context.Context, ns *netns.NS, sums *sums, lasting 
 	defer resp.Body.Close()
 	one.server = resp.Header.Get("Server")
 	begun()
-	return one.read(ctx, conn, resp.Body, sums, lasting)
+	return one.read(ctx, conn, resp.Body, t)
 }
 
-func (one *transfer) read(ctx context.Context, conn net.Conn, body io.Reader, sums *sums, lasting time.Duration) error {
-	got := sha256.New()
+func (one *transfer) read(ctx context.Context, conn net.Conn, body io.Reader, t *transfers) error {
+	sum := sha256.New()
 	piece := one.size/pieces + 1
-	tick := time.NewTicker(lasting / pieces)
+	tick := time.NewTicker(t.lasting / pieces)
 	defer tick.Stop()
-	for left := one.size; left > 0; {
-		n, err := io.CopyN(got, body, min(piece, left))
-		left -= n
-		if err != nil {
-			return fmt.Errorf("after %d of %d bytes: %w", one.size-left, one.size, err)
-		}
-		if err := conn.SetDeadline(time.Now().Add(stalled)); err != nil {
-			return err
+	for left := one.size; left > 0; left = one.size - one.got.Load() {
+		pace := tick.C
+		if left <= one.size/4 {
+			pace = nil
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-tick.C:
+		case <-pace:
+		case <-t.released:
+		}
+		if err := conn.SetDeadline(time.Now().Add(t.stalled)); err != nil {
+			return err
+		}
+		n, err := io.CopyN(sum, body, min(piece, left))
+		one.got.Add(n)
+		if err != nil {
+			return fmt.Errorf("after %d of %d bytes: %w", one.got.Load(), one.size, err)
 		}
 	}
-	if !bytes.Equal(got.Sum(nil), sums.of(one.size)) {
+	if !bytes.Equal(sum.Sum(nil), t.sums.of(one.size)) {
 		return fmt.Errorf("%d bytes are not what was sent", one.size)
 	}
 	return nil
@@ -157,6 +170,28 @@ func (t *transfers) untilRunning(ctx context.Context) error {
 // underWay is how many have begun and not ended.
 func (t *transfers) underWay() int { return int(t.started.Load() - t.ended.Load()) }
 
+// progress is how much of each has come.
+func (t *transfers) progress() (got []int64) {
+	for _, one := range t.all {
+		got = append(got, one.got.Load())
+	}
+	return got
+}
+
+// stopped counts a server's transfers that are broken, or have come no further than they were, and how many it has in all.
+func (t *transfers) stopped(were []int64, server string) (stopped, of int) {
+	for i, one := range t.all {
+		if one.server != server {
+			continue
+		}
+		of++
+		if now := one.got.Load(); now == were[i] {
+			stopped++
+		}
+	}
+	return stopped, of
+}
+
 // giveUpOn ends those of a server, which may hear of nothing any more.
 func (t *transfers) giveUpOn(server string) {
 	for _, one := range t.all {
@@ -189,8 +224,9 @@ func (y *tally) add(one *transfer) {
 // finished are transfers that have ended.
 type finished []*transfer
 
-// wait waits for all of them.
+// wait releases all of them, and waits for them.
 func (t *transfers) wait() finished {
+	t.release()
 	t.running.Wait()
 	return t.all
 }

@@ -40,7 +40,7 @@ var wallAllowed = map[string]string{
 
 // wallClock looks into the source. Setting a machine's clock is nothing to do to a machine, and it would show only what it happens to
 // meet; what never reads the clock meets nothing.
-func wallClock(context.Context, options) (*outcome, error) {
+func wallClock(_ context.Context, o options) (*outcome, error) {
 	root, err := sourceRoot()
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func wallClock(context.Context, options) (*outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &outcome{}
+	out := o.outcome()
 	out.prove("source files read", float64(files), 100, "")
 	out.holds("none reads the wall clock but to show or record it", len(found) == 0, strings.Join(found, "; "))
 	return out, nil
