@@ -3,7 +3,7 @@ GO     ?= go
 BIN    := bin/tunlb
 PREFIX ?= /usr/local
 
-.PHONY: all build install install-tunlb install-ipvsadm demo test check unit race vet bench bench-record bench-go bench-go-record profile pgo fuzz torture clean
+.PHONY: all build install install-tunlb install-ipvsadm demo test check unit race vet bench bench-record bench-go bench-go-record profile pgo fuzz torture torture-record clean
 
 all: build
 
@@ -105,6 +105,10 @@ fuzz:
 # What must not break it: make torture ARGS="-only synflood,kill9-tun -short"; ARGS=-list lists the cases.
 torture: build
 	$(GO) run ./scripts/torture $(ARGS)
+
+# What the cases have shown, into the table in docs: a quiet machine is best. ARGS="-only synflood" writes these rows alone.
+torture-record: build
+	$(GO) run ./scripts/torture -record docs/endurance.md $(ARGS)
 
 clean:
 	rm -rf bin dist

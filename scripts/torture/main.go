@@ -25,6 +25,7 @@ type options struct {
 	short  bool          // small numbers, seconds for each case
 	shared bool          // others work on the machine meanwhile: see outcome
 	time   time.Duration // how long a window is measured; 0: the case's own
+	record string        // a document that keeps what the cases have shown; "": none
 	dir    string        // for files, made and removed by whoever calls
 	log    func(format string, args ...any)
 }
@@ -97,6 +98,7 @@ func parse(args []string) (o options, chosen []fault, list bool, err error) {
 	f.BoolVar(&list, "list", false, "list the cases and what they want")
 	f.DurationVar(&o.time, "time", 0, "how long a window is measured, instead of each case's own time")
 	f.StringVar(&o.tunlb, "tunlb", "bin/tunlb", "the tunlb binary, which `make build` makes")
+	f.StringVar(&o.record, "record", "", "keep what the cases have shown in the table of this document, docs/endurance.md")
 	if err := f.Parse(args); err != nil {
 		return o, nil, false, err
 	}
@@ -105,6 +107,9 @@ func parse(args []string) (o options, chosen []fault, list bool, err error) {
 	}
 	if o.time < 0 || o.time > 0 && o.time < 100*time.Millisecond {
 		return o, nil, false, errors.New("-time is at least 100ms")
+	}
+	if _, err := o.recorder(); err != nil {
+		return o, nil, false, err
 	}
 	if chosen, err = choose(faults, only); err != nil {
 		return o, nil, false, fmt.Errorf("-only: %w", err)
@@ -145,6 +150,10 @@ func runAll(o options, chosen []fault) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(o.dir)) }()
+	keep, err := o.recorder()
+	if err != nil {
+		return err
+	}
 	var below, cannot []string
 	var missing error
 	for _, c := range chosen {
@@ -169,6 +178,12 @@ func runAll(o options, chosen []fault) (err error) {
 		}
 		out.print(os.Stdout)
 		fmt.Printf("  %s\n\n", time.Since(began).Round(100*time.Millisecond))
+		if keep != nil {
+			keep.set(c.name, out, err, when(time.Now()))
+			if err := keep.write(faults); err != nil { // after each: who ends the run early has these
+				return err
+			}
+		}
 		if err != nil || out.failed() {
 			below = append(below, c.name)
 		}

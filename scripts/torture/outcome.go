@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -36,8 +37,14 @@ func (o *outcome) add(ok, proof bool, what, got, want string) {
 	o.checks = append(o.checks, check{what: what, got: got, want: want, proof: proof, ok: ok})
 }
 
-// quietly says that the last check depends on who else works on the machine.
-func (o *outcome) quietly() { o.checks[len(o.checks)-1].shown = o.shared }
+// quietly says that checks depend on who else works on the machine: those named, or the last.
+func (o *outcome) quietly(names ...string) {
+	for i := range o.checks {
+		if slices.Contains(names, o.checks[i].what) || len(names) == 0 && i == len(o.checks)-1 {
+			o.checks[i].shown = o.shared
+		}
+	}
+}
 
 // atLeast and atMost are figures; unit is printed behind them.
 func (o *outcome) atLeast(what string, got, want float64, unit string) {

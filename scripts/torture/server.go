@@ -79,7 +79,8 @@ func loseServer(ctx context.Context, o options, w way, broken serverBroken, faul
 			return nil, err
 		}
 	}
-	t := startTransfers(ctx, client, pick(o, 30, 90), 64<<10, pick[int64](o, 256<<10, 2<<20), limit, stalledAfter)
+	// So large that no kernel's buffers hold what is left of one.
+	t := startTransfers(ctx, client, pick(o, 30, 90), 256<<10, pick[int64](o, 512<<10, 2<<20), 2*limit, stalledAfter)
 	opening, giveUp := context.WithCancel(ctx)
 	defer giveUp()
 	a := arrive(opening, client, 100, patience)
@@ -95,11 +96,11 @@ func loseServer(ctx context.Context, o options, w way, broken serverBroken, faul
 	if err == nil {
 		err = a.untilAvoided(ctx, began, limit, o.limit(limit))
 	}
-	were := t.progress()
+	stopped, of := 0, 0
+	a.stop() // those that are under way have a moment yet: who needs more of it has met the fault
 	if err == nil {
-		err = sleep(ctx, resent) // those of the last moment have their time as well
+		stopped, of, err = t.stopped(ctx, victim, resent)
 	}
-	stopped, of := t.stopped(were, victim)
 	giveUp()
 	attempts := a.wait()
 	if !broken.unharmed {

@@ -196,7 +196,7 @@ type holding struct{ goroutines, descriptors int }
 // a while.
 func settled(want *holding) (now holding) {
 	quiet := 0
-	for until := time.Now().Add(5 * time.Second); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
+	for until := time.Now().Add(5 * time.Second); time.Now().Before(until) && quiet < 200; time.Sleep(5 * time.Millisecond) {
 		next := holding{runtime.NumGoroutine(), openDescriptors()}
 		if next == now {
 			quiet++

@@ -188,8 +188,8 @@ type paced struct {
 
 const backlog = 100 * time.Millisecond
 
-func startPaced(ctx context.Context, ns *netns.NS, bitsPerSecond float64) (*paced, error) {
-	conn, err := ns.DialContext(ctx, "tcp", at(sinkPort))
+func startPaced(ctx context.Context, ns *netns.NS, to string, bitsPerSecond float64) (*paced, error) {
+	conn, err := ns.DialContext(ctx, "tcp", to)
 	if err != nil {
 		return nil, fmt.Errorf("open the paced flow: %w", err)
 	}
@@ -229,19 +229,20 @@ func (p *paced) alive() bool {
 	}
 }
 
-// close ends the flow; an error says that it was broken before.
+// close ends the flow; an error says that it was broken before. It may be called again.
 func (p *paced) close() error {
 	select {
 	case <-p.done:
-		return p.err
 	default:
+		if err := p.conn.Close(); err != nil {
+			return err
+		}
+		<-p.done
 	}
-	err := p.conn.Close()
-	<-p.done
 	if errors.Is(p.err, net.ErrClosed) {
-		return err
+		return nil
 	}
-	return errors.Join(p.err, err)
+	return p.err
 }
 
 // rate is what the sink takes in a window, in bit/s.

@@ -30,7 +30,7 @@ type transfers struct {
 	ended    atomic.Int64
 	running  sync.WaitGroup
 	sums     *sums
-	lasting  time.Duration // of what is read before they are released
+	lasting  time.Duration // of a whole one at the pace before they are released
 	stalled  time.Duration // for how long nothing may come, and the transfer is not broken
 	released chan struct{} // closed by release
 	release  func()
@@ -39,15 +39,15 @@ type transfers struct {
 // transfer is one of them. Its results are valid when it has ended, server and conn once it is started.
 type transfer struct {
 	size    int64
-	got     atomic.Int64 // bytes
 	server  string
 	conn    net.Conn
 	started chan struct{} // closed when the first bytes are there, or the transfer has failed
+	done    chan struct{} // closed when err is set
 	err     error         // nil iff all has come, and is what was sent
 }
 
 // startTransfers opens n connections, of sizes between least and most. Each goes on slowly, as if it were to last as long as said, and stops
-// short of its end until it is released: how long it takes to open all of them, or to do what is done to them, does not matter.
+// in its middle until it is released: how long it takes to open all of them, or to do what is done to them, does not matter.
 // One to which nothing comes for as long as stalled is broken.
 func startTransfers(ctx context.Context, ns *netns.NS, n int, least, most int64, lasting, stalled time.Duration) *transfers {
 	t := &transfers{sums: &sums{by: map[int64][]byte{}}, lasting: lasting, stalled: stalled, released: make(chan struct{})}
@@ -59,13 +59,14 @@ func startTransfers(ctx context.Context, ns *netns.NS, n int, least, most int64,
 	}
 	opening := make(chan struct{}, 50) // at a time: a thousand SYNs at once are an attack of its own
 	for i := range n {
-		one := &transfer{size: sizes[i%len(sizes)], started: make(chan struct{})}
+		one := &transfer{size: sizes[i%len(sizes)], started: make(chan struct{}), done: make(chan struct{})}
 		t.all = append(t.all, one)
 		t.running.Go(func() { // ends with its connection
 			opening <- struct{}{}
 			begun := sync.OnceFunc(func() { <-opening; t.started.Add(1); close(one.started) })
 			defer begun()
 			one.err = one.run(ctx, ns, t, begun)
+			close(one.done)
 			t.ended.Add(1)
 		})
 	}
@@ -110,9 +111,9 @@ func (one *transfer) read(ctx context.Context, conn net.Conn, body io.Reader, t 
 	piece := one.size/pieces + 1
 	tick := time.NewTicker(t.lasting / pieces)
 	defer tick.Stop()
-	for left := one.size; left > 0; left = one.size - one.got.Load() {
+	for left := one.size; left > 0; {
 		pace := tick.C
-		if left <= one.size/4 {
+		if left <= one.size/2 {
 			pace = nil
 		}
 		select {
@@ -125,9 +126,9 @@ func (one *transfer) read(ctx context.Context, conn net.Conn, body io.Reader, t 
 			return err
 		}
 		n, err := io.CopyN(sum, body, min(piece, left))
-		one.got.Add(n)
+		left -= n
 		if err != nil {
-			return fmt.Errorf("after %d of %d bytes: %w", one.got.Load(), one.size, err)
+			return fmt.Errorf("after %d of %d bytes: %w", one.size-left, one.size, err)
 		}
 	}
 	if !bytes.Equal(sum.Sum(nil), t.sums.of(one.size)) {
@@ -170,26 +171,38 @@ func (t *transfers) untilRunning(ctx context.Context) error {
 // underWay is how many have begun and not ended.
 func (t *transfers) underWay() int { return int(t.started.Load() - t.ended.Load()) }
 
-// progress is how much of each has come.
-func (t *transfers) progress() (got []int64) {
+// stopped releases all, waits until those of other servers have ended and a moment longer, and counts those of a server that are
+// broken or not at their end by then. of is how many it has in all.
+func (t *transfers) stopped(ctx context.Context, server string, moment time.Duration) (stopped, of int, err error) {
+	t.release()
 	for _, one := range t.all {
-		got = append(got, one.got.Load())
+		if one.server == server {
+			continue
+		}
+		select {
+		case <-one.done:
+		case <-ctx.Done():
+			return 0, 0, ctx.Err()
+		}
 	}
-	return got
-}
-
-// stopped counts a server's transfers that are broken, or have come no further than they were, and how many it has in all.
-func (t *transfers) stopped(were []int64, server string) (stopped, of int) {
-	for i, one := range t.all {
+	if err := sleep(ctx, moment); err != nil {
+		return 0, 0, err
+	}
+	for _, one := range t.all {
 		if one.server != server {
 			continue
 		}
 		of++
-		if now := one.got.Load(); now == were[i] {
+		select {
+		case <-one.done:
+			if one.err != nil {
+				stopped++
+			}
+		default:
 			stopped++
 		}
 	}
-	return stopped, of
+	return stopped, of, nil
 }
 
 // giveUpOn ends those of a server, which may hear of nothing any more.

@@ -6,12 +6,17 @@ import (
 	"fmt"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/tunlb/tunlb/policy"
 	"github.com/tunlb/tunlb/stack/packet"
 	"github.com/tunlb/tunlb/tunlb/flow"
 )
+
+// Rounds of each set of look-ups: the fastest counts. As long as a set is too slow there are more: another load on the machine
+// ends at some time, and a bad hash does not.
+const leastRounds, mostRounds = 9, 60
 
 // maxSlowdown is how much longer a look-up among chosen tuples may take than among random ones.
 const maxSlowdown = 2
@@ -39,9 +44,12 @@ func HashFlood(ctx context.Context, n int, seed uint64) (*Result, error) {
 				return nil, fmt.Errorf("%s, %s: %w", measure.what, set.name, err)
 			}
 		}
-		for round := range 9 { // by turns, so that all have the machine's quiet moments
+		for round := range mostRounds { // by turns, so that all have the machine's quiet moments
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
+			}
+			if round >= leastRounds && slices.Max(best[1:]) <= maxSlowdown*best[0] {
+				break
 			}
 			for i := range sets {
 				if d := lookups[i](); round == 0 || d < best[i] {

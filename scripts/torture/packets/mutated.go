@@ -24,6 +24,7 @@ func Mutated(ctx context.Context, n int, seed uint64) (*Result, error) {
 	}
 	defer o.close()
 	start, passed := time.Now(), 0
+	injected, changed, refused, reasons := 0, 0, 0, map[string]bool{}
 	for i, open := range []func(int, uint64) (*site, error){newNAT, newRouter, newSegment, newBox} {
 		s, err := open(1<<14, seed+uint64(i)+1)
 		if err != nil {
@@ -31,17 +32,24 @@ func Mutated(ctx context.Context, n int, seed uint64) (*Result, error) {
 		}
 		m := &mutation{site: s, oracle: o, result: r, mutator: newMutator(seed + uint64(i)), random: rand.New(rand.NewPCG(seed, uint64(i)))}
 		err = m.run(ctx, n/4)
-		passed += m.left
+		passed, injected, changed, refused = passed+m.left, injected+m.injected, changed+m.changed, refused+m.bad
 		if err == nil {
 			s.advance(20*time.Minute, time.Second)
 			s.left(r)
-			r.drops(s.name, s.engine.Drops())
+			drops := s.engine.Drops()
+			r.drops(s.name, drops)
+			for reason := range drops {
+				reasons[reason] = true
+			}
 		}
 		if s.engine.Close(); err != nil {
 			return nil, err
 		}
 	}
-	r.prove("mutated packets", float64(n), float64(n), "")
+	r.prove("packets that reached an engine", float64(injected), float64(n)*.95, "")
+	r.prove("changed packets, of these", float64(changed), float64(n)*.8, "")
+	r.prove("that gVisor finds malformed", float64(refused), float64(n)/10, "")
+	r.prove("reasons that tunlb has dropped some for", float64(len(reasons)), 20, "")
 	r.atLeast("frames that left, of these", float64(passed), float64(n)/20, "")
 	r.figure("rate", float64(n)/time.Since(start).Seconds(), "packets/s, checks included")
 	r.atMost("that were malformed, or left something behind", float64(len(r.Failures)), 0, "")
@@ -55,7 +63,9 @@ type mutation struct {
 	result  *Result
 	mutator *mutator
 	random  *rand.Rand
-	left    int
+	left    int // frames
+
+	injected, changed, bad int // packets: all, those that are not as they were, those that gVisor finds malformed
 
 	in                 []byte // the packet in hand, as IP with a vnet header
 	refused            bool   // by the oracle
@@ -83,6 +93,12 @@ func (m *mutation) run(ctx context.Context, n int) error {
 			port = 1
 		}
 		m.look()
+		if !bytes.Equal(m.in, s.frame) {
+			m.changed++
+		}
+		if m.refused {
+			m.bad++
+		}
 		frame := m.in
 		if m.ether[port] {
 			from := macClient
@@ -98,6 +114,7 @@ func (m *mutation) run(ctx context.Context, n int) error {
 		if err := m.inject(port, frame); err != nil {
 			return err
 		}
+		m.injected++
 	}
 	return nil
 }

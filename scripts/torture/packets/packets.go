@@ -30,7 +30,7 @@ func Cases() []Case {
 		{"blind", "guessed RST, SYN, FIN and data into established connections, tries each", "no connection disturbed", 1_000_000, 20_000, Blind},
 		{"icmp-errors", "guessed and nonsensical ICMP errors", "none passes but by a right guess; genuine ones do", 1_000_000, 50_000, Errors},
 		{"fragments", "overlapping and tiny fragments, floods", "at most 4 MiB, honest datagrams get through", 1_000_000, 50_000, Fragments},
-		{"week", "a week of connections with every ending", "heap flat within 2 %, nothing left, counters add up", 10_000_000, 200_000, Week},
+		{"week", "a week of connections with every ending", "heap flat within 2 %, nothing left, counters add up", 10_000_000, 100_000, Week},
 	}
 }
 
