@@ -94,8 +94,11 @@ func summary(out *outcome, err error) string {
 	if more := len(parts) - most; more > 0 {
 		parts, plain = parts[:most], plain+more
 	}
-	if plain > 0 {
+	switch {
+	case plain > 0 && len(bad)+len(parts) > 0:
 		parts = append(parts, fmt.Sprintf("%d more hold", plain))
+	case plain > 0:
+		parts = append(parts, fmt.Sprintf("all %d hold", plain))
 	}
 	return strings.Join(append(bad, parts...), "; ")
 }
