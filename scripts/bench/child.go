@@ -143,7 +143,7 @@ type child struct {
 	cmd    *netns.Cmd
 	in     io.WriteCloser
 	out    *bufio.Reader
-	stderr tail
+	stderr netns.Tail
 }
 
 func startChild(ns *netns.NS, mode string, args ...string) (*child, error) {
@@ -182,7 +182,7 @@ func (c *child) call(command ...any) (counters, error) {
 		}
 	}
 	if err != nil {
-		return answer, fmt.Errorf("%s: %w%s", c.cmd.Args[1], err, c.stderr.String())
+		return answer, fmt.Errorf("%s: %w%s", c.cmd.Args[1], err, c.stderr.Said())
 	}
 	return answer, nil
 }
@@ -190,7 +190,7 @@ func (c *child) call(command ...any) (counters, error) {
 func (c *child) close() error {
 	c.in.Close()
 	if err := c.cmd.Wait(); err != nil {
-		return fmt.Errorf("%s: %w%s", c.cmd.Args[1], err, c.stderr.String())
+		return fmt.Errorf("%s: %w%s", c.cmd.Args[1], err, c.stderr.Said())
 	}
 	return nil
 }

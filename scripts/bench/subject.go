@@ -236,7 +236,7 @@ func (s *stand) close() error {
 		errs = append(errs, s.process.end())
 	}
 	if s.process != nil {
-		s.process.stop()
+		s.process.Kill()
 	}
 	for i := len(s.closers) - 1; i >= 0; i-- {
 		errs = append(errs, s.closers[i]())

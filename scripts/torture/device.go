@@ -64,11 +64,11 @@ func deleteDevice(ctx context.Context, o options, w way, broken deviceBroken) (_
 	}
 	defer idle.close()
 	if broken.hung {
-		if err := s.proc.cmd.Process.Signal(unix.SIGSTOP); err != nil {
+		if err := s.proc.Cmd.Process.Signal(unix.SIGSTOP); err != nil {
 			return nil, err
 		}
 	}
-	was, err := usageOf(s.proc.cmd.Process.Pid)
+	was, err := usageOf(s.proc.Cmd.Process.Pid)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func deleteDevice(ctx context.Context, o options, w way, broken deviceBroken) (_
 	out.add(errors.As(there, new(netlink.LinkNotFoundError)), true, "the device is gone", fmt.Sprint(there), "Link not found")
 	how, took := "nothing", never
 	for how == "nothing" && time.Since(began) < o.limit(time.Second)+time.Second/2 {
-		if s.proc.alive() != nil {
+		if s.proc.Alive() != nil {
 			how, took = "exit", time.Since(began)
 		} else if l, err := handle.LinkByName("tunlb0"); err == nil && l.Attrs().Index != link.Attrs().Index {
 			if _, err := request(ctx, client, "/", time.Second); err == nil {
@@ -102,16 +102,16 @@ func deleteDevice(ctx context.Context, o options, w way, broken deviceBroken) (_
 	switch how {
 	case "exit":
 		var spent time.Duration
-		if state := s.proc.cmd.ProcessState; state != nil {
+		if state := s.proc.Cmd.ProcessState; state != nil {
 			spent = state.UserTime() + state.SystemTime() - was.cpu
 		}
 		out.add(spent <= time.Second/2, false, "processor time until then", rounded(spent), "<= 500ms") // not the machine's time
-		out.holds("it says why", strings.Contains(s.proc.out.String(), "deleted"), s.proc.out.String())
-		out.add(s.proc.cmd.ProcessState.ExitCode() == 1, false, "exit code", fmt.Sprint(s.proc.cmd.ProcessState.ExitCode()), "1")
+		out.holds("it says why", strings.Contains(s.proc.Said(), "deleted"), s.proc.Said())
+		out.add(s.proc.Cmd.ProcessState.ExitCode() == 1, false, "exit code", fmt.Sprint(s.proc.Cmd.ProcessState.ExitCode()), "1")
 		out.nothingLeft(s, before)
 	case "recreated":
-		out.quiet(ctx, s.proc.cmd.Process.Pid)
-		out.holds("ends when asked", s.stop() == nil, s.proc.said())
+		out.quiet(ctx, s.proc.Cmd.Process.Pid)
+		out.holds("ends when asked", s.stop() == nil, s.proc.Said())
 		out.nothingLeft(s, before)
 	}
 	return out, nil
@@ -162,7 +162,7 @@ func flapDevice(ctx context.Context, o options, w way, broken deviceBroken) (_ *
 		return nil, err
 	}
 	defer idle.close()
-	was, err := usageOf(s.proc.cmd.Process.Pid)
+	was, err := usageOf(s.proc.Cmd.Process.Pid)
 	if err != nil {
 		return nil, err
 	}
@@ -183,36 +183,36 @@ func flapDevice(ctx context.Context, o options, w way, broken deviceBroken) (_ *
 		}
 	}
 	if broken.down {
-		if err := errors.Join(s.proc.cmd.Process.Signal(unix.SIGSTOP), s.setLink("lb", device, false)); err != nil {
+		if err := errors.Join(s.proc.Cmd.Process.Signal(unix.SIGSTOP), s.setLink("lb", device, false)); err != nil {
 			return nil, err
 		}
 	}
 	began := time.Now()
 	err = errors.New("not tried")
-	for wait := 250 * time.Millisecond; err != nil && time.Since(began) < o.limit(time.Second)+time.Second/2 && s.proc.alive() == nil; wait *= 2 {
+	for wait := 250 * time.Millisecond; err != nil && time.Since(began) < o.limit(time.Second)+time.Second/2 && s.proc.Alive() == nil; wait *= 2 {
 		_, err = request(ctx, client, "/", wait)
 	}
 	took := time.Since(began)
 	out := o.outcome()
 	out.prove("times down and up", float64(downs), float64(n), "")
-	out.holds("tunlb is there", s.proc.alive() == nil, s.proc.said())
+	out.holds("tunlb is there", s.proc.Alive() == nil, s.proc.Said())
 	if err != nil {
 		took = never
 	}
 	out.within("a new connection succeeds after", took, time.Second)
-	if s.proc.alive() != nil || err != nil {
+	if s.proc.Alive() != nil || err != nil {
 		return out, nil
 	}
 	still, why := idle.answering(patience)
 	out.holds("connections of before still there", still == len(idle), fmt.Sprintf("%d of %d: %v", still, len(idle), why))
-	out.quiet(ctx, s.proc.cmd.Process.Pid)
-	is, err := usageOf(s.proc.cmd.Process.Pid)
+	out.quiet(ctx, s.proc.Cmd.Process.Pid)
+	is, err := usageOf(s.proc.Cmd.Process.Pid)
 	if err != nil {
 		return nil, err
 	}
 	out.atMost("descriptors more than before", float64(is.descriptors-was.descriptors), 0, "")
 	out.atMost("memory grown by", float64(is.rss-was.rss)/(1<<20), 16, "MiB")
-	out.holds("ends when asked", s.stop() == nil, s.proc.said())
+	out.holds("ends when asked", s.stop() == nil, s.proc.Said())
 	out.nothingLeft(s, before)
 	return out, nil
 }
@@ -242,7 +242,7 @@ func giveUpNamespace(ctx context.Context, o options, broken deviceBroken) (_ *ou
 	if err != nil {
 		return nil, err
 	}
-	pid := s.proc.cmd.Process.Pid
+	pid := s.proc.Cmd.Process.Pid
 	out := o.outcome()
 	all, err := holders(name)
 	if err != nil {
@@ -259,7 +259,7 @@ func giveUpNamespace(ctx context.Context, o options, broken deviceBroken) (_ *ou
 	}
 	out.add(slices.Equal(all, []int{pid}), true, "who has it then", fmt.Sprint(all), fmt.Sprintf("%d, tunlb", pid))
 	if broken.hung {
-		if err := s.proc.cmd.Process.Signal(unix.SIGSTOP); err != nil {
+		if err := s.proc.Cmd.Process.Signal(unix.SIGSTOP); err != nil {
 			return nil, err
 		}
 	}
@@ -274,7 +274,7 @@ func giveUpNamespace(ctx context.Context, o options, broken deviceBroken) (_ *ou
 		return out, nil
 	}
 	out.quiet(ctx, pid)
-	out.holds("ends when asked", s.stop() == nil, s.proc.said())
+	out.holds("ends when asked", s.stop() == nil, s.proc.Said())
 	out.nothingLeft(s, before)
 	return out, nil
 }

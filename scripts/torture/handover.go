@@ -62,7 +62,7 @@ func upgrade(ctx context.Context, o options, w way, broken handoverBroken) (*out
 
 // killAndRestart is what an operator without a supervisor does.
 func killAndRestart(ctx context.Context, s *site, _ int) error {
-	s.proc.kill()
+	s.proc.Kill()
 	return s.start(ctx)
 }
 
@@ -141,7 +141,7 @@ func (h handover) repeat(ctx context.Context, s *site, t *transfers, p *prober, 
 			return 0, 0, 0, err
 		}
 		if err := s.until(ctx, "a successor answers", func() error {
-			if err := s.proc.alive(); err != nil {
+			if err := s.proc.Alive(); err != nil {
 				return final{err}
 			}
 			now, err := s.status(ctx)

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -78,7 +77,7 @@ type site struct {
 	lab  *labnet.Lab
 	opts options
 	dir  string
-	proc *process
+	proc *netns.Process
 }
 
 // open makes the network of a way, without tunlb in it.
@@ -109,7 +108,7 @@ func open(o options, w way) (*site, error) {
 // close ends tunlb, whatever it is at, and the network with it.
 func (s *site) close() error {
 	if s.proc != nil {
-		s.proc.kill()
+		s.proc.Kill()
 	}
 	return errors.Join(s.lab.Close(), os.RemoveAll(s.dir))
 }
@@ -143,25 +142,25 @@ func (s *site) startBy(ctx context.Context, args ...string) error {
 }
 
 func (s *site) startCommand(ctx context.Context, cmd *netns.Cmd) (err error) {
-	if s.proc, err = startProcess(cmd); err != nil {
+	if s.proc, err = netns.StartProcess(cmd, nil); err != nil {
 		return err
 	}
 	err = s.until(ctx, "tunlb answers", func() error {
-		if err := s.proc.alive(); err != nil {
+		if err := s.proc.Alive(); err != nil {
 			return final{err}
 		}
 		_, err := s.status(ctx)
 		return err
 	})
-	if err != nil && s.proc.alive() == nil {
-		_ = s.proc.end(unix.SIGQUIT) // it says where it is, and that it has ended so is no news
-		err = fmt.Errorf("%w%s", err, s.proc.said())
+	if err != nil && s.proc.Alive() == nil {
+		_ = s.proc.End(unix.SIGQUIT, patience) // it says where it is, and that it has ended so is no news
+		err = fmt.Errorf("%w%s", err, s.proc.Said())
 	}
 	return err
 }
 
 // stop ends tunlb as a user does.
-func (s *site) stop() error { return s.proc.end(unix.SIGINT) }
+func (s *site) stop() error { return s.proc.End(unix.SIGINT, patience) }
 
 func (s *site) client() *control.Client { return control.NewClient(s.socket()) }
 
@@ -193,96 +192,8 @@ func (s *site) until(ctx context.Context, what string, try func() error) (err er
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s: not within %s: %w%s", what, patience, err, s.proc.said())
+			return fmt.Errorf("%s: not within %s: %w%s", what, patience, err, s.proc.Said())
 		case <-retry.C:
 		}
 	}
-}
-
-// process is a program that runs. Safe for concurrent use.
-type process struct {
-	cmd   *netns.Cmd
-	out   tail
-	ended chan struct{} // closed when err is set
-	err   error
-}
-
-func startProcess(cmd *netns.Cmd) (*process, error) {
-	p := &process{cmd: cmd, ended: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = &p.out, &p.out
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	go p.wait() // ends with the process
-	return p, nil
-}
-
-func (p *process) wait() {
-	p.err = p.cmd.Wait()
-	close(p.ended)
-}
-
-// alive is an error once the process has ended.
-func (p *process) alive() error {
-	select {
-	case <-p.ended:
-		return fmt.Errorf("tunlb has ended: %w%s", errors.Join(p.err), p.said())
-	default:
-		return nil
-	}
-}
-
-// end sends a signal and waits for the process.
-func (p *process) end(signal unix.Signal) error {
-	if err := p.alive(); err != nil {
-		return err
-	}
-	if err := p.cmd.Process.Signal(signal); err != nil {
-		return err
-	}
-	select {
-	case <-p.ended:
-		if p.err != nil {
-			return fmt.Errorf("tunlb: %w%s", p.err, p.said())
-		}
-		return nil
-	case <-time.After(patience):
-		return fmt.Errorf("tunlb does not end%s", p.said())
-	}
-}
-
-// kill is kill -9 for this process alone; what is in a namespace ends with that.
-func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // fails if it has ended
-	<-p.ended
-}
-
-func (p *process) said() string {
-	if p == nil || p.out.String() == "" {
-		return ""
-	}
-	return "; it said:\n" + p.out.String()
-}
-
-// tail keeps the end of what a process says. Safe for concurrent use.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	const most = 8 << 10
-	t.b = append(t.b, b...)
-	if over := len(t.b) - most; over > 0 {
-		t.b = append(t.b[:0], t.b[over:]...)
-	}
-	return len(b), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.TrimSpace(string(t.b))
 }

@@ -52,7 +52,7 @@ func startStop(ctx context.Context, o options, w way, broken startstopBroken) (_
 		if _, err := request(ctx, s.lab.NS("client"), "/", patience); err == nil {
 			served++
 		}
-		u, err := usageOf(s.proc.cmd.Process.Pid)
+		u, err := usageOf(s.proc.Cmd.Process.Pid)
 		if err != nil {
 			return nil, err
 		}
@@ -61,7 +61,7 @@ func startStop(ctx context.Context, o options, w way, broken startstopBroken) (_
 		}
 		grown = max(grown, u.descriptors-first)
 		if broken.killed && i == n-1 {
-			s.proc.kill()
+			s.proc.Kill()
 		} else if err := s.stop(); err != nil {
 			return nil, fmt.Errorf("stop %d: %w", i+1, err)
 		}

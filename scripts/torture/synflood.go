@@ -76,7 +76,7 @@ func synflood(ctx context.Context, o options, w way, broken synfloodBroken) (_ *
 		return nil, err
 	}
 	defer idle.close()
-	before, err := usageOf(s.proc.cmd.Process.Pid)
+	before, err := usageOf(s.proc.Cmd.Process.Pid)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func synflood(ctx context.Context, o options, w way, broken synfloodBroken) (_ *
 	if err != nil {
 		return nil, err
 	}
-	after, err := usageOf(s.proc.cmd.Process.Pid)
+	after, err := usageOf(s.proc.Cmd.Process.Pid)
 	if err != nil {
 		return nil, err
 	}

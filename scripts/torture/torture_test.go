@@ -118,7 +118,7 @@ func TestNegativeControls(t *testing.T) {
 			return silenceServer(ctx, o, onTUN, serverBroken{unchecked: true})
 		}, []string{"new connections avoid it after"}},
 		{"server unharmed", func(ctx context.Context, o options) (*outcome, error) {
-			return killServer(ctx, o, onTUN, serverBroken{unharmed: true})
+			return silenceServer(ctx, o, onTUN, serverBroken{unharmed: true})
 		}, []string{"transfers of the server's that the fault has stopped"}},
 		{"reloads that reset the deleted server's connections", func(ctx context.Context, o options) (*outcome, error) {
 			return reloads(ctx, o, onTUN, reloadsBroken{reset: true})
