@@ -101,6 +101,7 @@ func loseServer(ctx context.Context, o options, w way, broken serverBroken, faul
 	if err == nil {
 		stopped, of, err = t.stopped(ctx, victim, resent)
 	}
+	ended := time.Now()
 	giveUp()
 	attempts := a.wait()
 	if !broken.unharmed {
@@ -118,6 +119,7 @@ func loseServer(ctx context.Context, o options, w way, broken serverBroken, faul
 		switch {
 		case at.err != nil && at.ended.Before(began):
 			return nil, fmt.Errorf("a connection failed before the fault: %w", at.err)
+		case at.err != nil && at.ended.After(ended) && at.ended.Sub(at.began) < resent: // given up by us
 		case at.met(began):
 			met++
 			last = max(last, after)
