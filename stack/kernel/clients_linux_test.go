@@ -137,8 +137,14 @@ func TestFlood(t *testing.T) {
 	}
 	entries, err := n.box.links.NeighList(n.box.link("inner").Attrs().Index, unix.AF_UNSPEC)
 	n.box.must(err)
-	if len(entries) > 4*maxPending {
-		t.Errorf("the kernel has %d neighbours", len(entries))
+	asked := 0 // those that have failed and IPv6's groups stay until the kernel wants their room
+	for _, e := range entries {
+		if e.State == netlink.NUD_INCOMPLETE {
+			asked++
+		}
+	}
+	if asked > 2*maxPending { // a list takes its time: some are from before the others have failed
+		t.Errorf("the kernel asks for %d neighbours", asked)
 	}
 }
 
