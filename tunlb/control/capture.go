@@ -21,8 +21,8 @@ const (
 	// captureBuffer is what is sent at once while there is more to come.
 	captureBuffer = 256 << 10
 
-	// captureMemory is what waits for a capture: bursts of some 8000 packets with a snap of 192.
-	captureMemory = 8 << 20
+	// captureMemory is what waits for a capture: bursts of some 4000 packets with a snap of 192.
+	captureMemory = 4 << 20
 )
 
 // CaptureOptions say what a capture is to have. The zero value is all of every packet.

@@ -22,7 +22,7 @@ type TraceLine struct {
 }
 
 // watchMemory is what waits for one who looks on, until more is lost.
-const watchMemory = 4 << 20
+const watchMemory = 2 << 20
 
 // trace ends when the client goes away or the daemon ends.
 func (a *api) trace(w http.ResponseWriter, r *http.Request) {

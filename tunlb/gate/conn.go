@@ -2,6 +2,7 @@ package gate
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -24,7 +25,7 @@ type Conn struct {
 	why     Why  // valid iff refused
 
 	// Guarded by the gate's lock.
-	busy bool   // a request is being answered
+	busy bool   // a request is being answered: it is all there
 	idle uint64 // when it became idle, among the others
 
 	waiting atomic.Bool               // between two requests: to say nothing there is no fault
@@ -39,18 +40,41 @@ func (c *Conn) Caller() Caller { return c.caller }
 // NetConn is what the gate has accepted.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
 
-// become follows what the server says of the connection.
+// become follows what the server says of the connection. For the server a request begins with its first byte, for the gate not
+// before its last: clients that keep half of theirs to themselves make room for others.
 func (c *Conn) become(state http.ConnState) {
-	if state != http.StateActive && state != http.StateIdle {
-		return
+	switch state {
+	case http.StateActive:
+		c.waiting.Store(false)
+	case http.StateIdle:
+		c.waiting.Store(true)
+		c.gate.mu.Lock()
+		defer c.gate.mu.Unlock()
+		c.busy = false
+		c.gate.last++
+		c.idle = c.gate.last
 	}
-	busy := state == http.StateActive
-	c.waiting.Store(!busy)
+}
+
+// work is called when a whole request is there.
+func (c *Conn) work() {
 	c.gate.mu.Lock()
 	defer c.gate.mu.Unlock()
-	c.busy = busy
-	c.gate.last++
-	c.idle = c.gate.last
+	c.busy = true
+}
+
+// body is a request's, after which the request is all there.
+type body struct {
+	io.ReadCloser
+	conn *Conn
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.conn.work()
+	}
+	return n, err
 }
 
 // Read notes why it was too late.

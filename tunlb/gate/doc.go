@@ -37,7 +37,7 @@ type Why uint8
 const (
 	Busy    Why = iota // refused: all that the caller may have are in use
 	Full               // refused: all that there may be are in use
-	Idle               // ended: another one wanted its place, and it had asked nothing, or nothing more
+	Idle               // ended: another one wanted its place, and it had asked nothing yet, or nothing more
 	Slow               // ended: its request was not there in time
 	Stalled            // ended: it did not read its answer
 	reasons
@@ -88,6 +88,10 @@ func (g *Gate) Serve(srv *http.Server, refuse func(http.ResponseWriter, Why)) er
 			w.Header().Set("Connection", "close")
 			refuse(w, c.why)
 			return
+		} else if r.ContentLength == 0 {
+			c.work()
+		} else {
+			r.Body = &body{r.Body, c}
 		}
 		next.ServeHTTP(w, r)
 	})

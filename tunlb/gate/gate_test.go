@@ -45,6 +45,9 @@ func open(t *testing.T, o Options) *door {
 	}
 	d.Gate = New(&asking{l, d.asked}, o)
 	srv := &http.Server{ReadHeaderTimeout: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return
+		}
 		switch r.URL.Path {
 		case "/wait":
 			d.within <- struct{}{}
@@ -178,6 +181,45 @@ func TestEach(t *testing.T) {
 	if n := d.Counts(); n.Cut["idle"] != 1 || n.Cut["busy"] != 1 {
 		t.Errorf("%+v: somebody was cut though there was room", n)
 	}
+}
+
+// TestHalf: who keeps a part of a request back makes room for others, as one that asks nothing.
+func TestHalf(t *testing.T) {
+	const posted = "POST /wait HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
+	for _, request := range []string{"G", "GET /wait HTTP/1.1\r\nX-", posted, posted + "x", posted + "xx"} {
+		d := open(t, Options{Most: 10, Each: 2})
+		first := d.come("x", false)
+		first.wants("/", "200 x")
+		d.until("at rest", func() bool { return d.resting() == 1 })
+		fmt.Fprint(first, request)
+		whole := request == posted+"xx"
+		if whole {
+			<-d.within
+		}
+		d.until("heard", func() bool { return d.resting() == 0 })
+		second := d.come("x", false)
+		d.come("x", false).wants("/", "200 x")
+		if whole {
+			second.wants("", "gone")
+			d.leave <- struct{}{}
+			first.wants("", "200 x")
+		} else {
+			first.wants("", "gone")
+			second.wants("/", "200 x")
+		}
+	}
+}
+
+// resting is how many connections have been answered and have asked nothing since.
+func (d *door) resting() (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c := range d.conns {
+		if c.waiting.Load() {
+			n++
+		}
+	}
+	return n
 }
 
 // TestMost: many callers leave room for those of rank, and who has most makes room for others.

@@ -40,7 +40,7 @@ func (s *site) dial() (net.Conn, error) {
 
 // RequestLine has clients send requests without end, n MiB of them in all.
 func RequestLine(ctx context.Context, binary string, n int) (*packets.Result, error) {
-	const inParallel = 8
+	const inParallel = 32
 	heads := []string{
 		"GET /",
 		"GET /v1/status HTTP/1.1\r\nHost: x\r\nX-A: ",
