@@ -44,6 +44,7 @@ var faults = append([]fault{
 	{"startstop-packet", "the same over packet sockets", startstopTarget, over(startStop, onPacket)},
 	{"startstop-engine", "500 engines in one process, each with a TUN", engineTarget, startStopEngine},
 	{"clock-uptime", "ten years of uptime, and the tick of 32 bits wraps", uptimeTarget, over(uptime, onTUN)},
+	{"clock-step", "tunlb's wall clock is set by a day and by ten years, there and back", stepTarget, over(step, onTUN)},
 	{"clock-wall", "no decision is taken by the wall clock", wallTarget, wallClock},
 	{"kill9-tun", "kill -9 under 1,000 transfers, tunlb supervise starts it again", killTarget, over(kill9, onTUN)},
 	{"kill9-packet", "the same over packet sockets", killTarget, over(kill9, onPacket)},

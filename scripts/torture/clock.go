@@ -34,6 +34,8 @@ const (
 	tickWraps = (1 << 32) * time.Millisecond
 	wrapLead  = 4 * time.Second
 	lifetime  = 2 * time.Second
+	// mostLife has a tick of the wheel, and what is looked at every some ms is seen late.
+	mostLife = lifetime + 1500*time.Millisecond
 )
 
 // uptime moves the monotonic clock of tunlb's process, by a time namespace. The machine's clocks are left alone.
@@ -54,8 +56,7 @@ func uptime(ctx context.Context, o options, w way, broken uptimeBroken) (_ *outc
 	if broken.late {
 		remembered = 3 * lifetime
 	}
-	if err := s.configure(w.service("web", webPort, "tcp", "health: {type: tcp, interval: 200ms, timeout: 200ms, rise: 1}, ")+w.service("echo", echoPort, "tcp", ""),
-		fmt.Sprintf("timeouts: {established: %s}", remembered)); err != nil {
+	if err := s.configureLives(remembered); err != nil {
 		return nil, err
 	}
 	since, offset, err := s.startMoved(ctx, unshare, broken.unmoved)
@@ -67,8 +68,7 @@ func uptime(ctx context.Context, o options, w way, broken uptimeBroken) (_ *outc
 	if broken.unmoved {
 		return out, nil // what follows needs the other clock
 	}
-	most := lifetime + 1500*time.Millisecond // a tick of the wheel, and what is looked at every some ms is seen late
-	lives, busy, err := s.watchLives(ctx, tickWraps-(since+offset)%tickWraps+4*time.Second, o.limit(most))
+	lives, busy, err := s.watchLives(ctx, tickWraps-(since+offset)%tickWraps+4*time.Second)
 	if err != nil {
 		return nil, err
 	}
@@ -77,28 +77,8 @@ func uptime(ctx context.Context, o options, w way, broken uptimeBroken) (_ *outc
 		return nil, err
 	}
 	passed := int((now+offset)/tickWraps - (since+offset)/tickWraps)
-	shortest, longest := never, time.Duration(0)
-	for _, l := range lives {
-		shortest, longest = min(shortest, l.most()), max(longest, l.least())
-	}
-	checked := s.until(ctx, "servers up", func() error {
-		status, err := s.status(ctx)
-		if err != nil {
-			return err
-		}
-		for _, server := range status.Services[0].Servers {
-			if server.Health != "up" {
-				return fmt.Errorf("%s is %s", server.Name, server.Health)
-			}
-		}
-		return nil
-	})
 	out.prove("times the tick has begun anew meanwhile", float64(passed), 1, "")
-	out.prove("connections left without packets", float64(len(lives)), 5, "")
-	out.add(shortest >= lifetime, false, "the first of them is forgotten after", rounded(shortest), ">= "+rounded(lifetime))
-	out.within("the last of them is forgotten after", longest, most)
-	out.holds("a connection with packets goes on", busy == nil, fmt.Sprint(busy))
-	out.holds("health checks go on, all servers are up", checked == nil, fmt.Sprint(checked))
+	s.judgeLives(ctx, out, lives, busy)
 	return out, nil
 }
 
@@ -167,6 +147,37 @@ func offsetOf(pid int) (time.Duration, error) {
 	return 0, fmt.Errorf("/proc/%d/timens_offsets: %q", pid, b)
 }
 
+// configureLives configures services that the lives of connections are watched on.
+func (s *site) configureLives(remembered time.Duration) error {
+	return s.configure(s.service("web", webPort, "tcp", "health: {type: tcp, interval: 200ms, timeout: 200ms, rise: 1}, ")+s.service("echo", echoPort, "tcp", ""),
+		fmt.Sprintf("timeouts: {established: %s}", remembered))
+}
+
+// judgeLives holds what watchLives has seen against the time that was configured.
+func (s *site) judgeLives(ctx context.Context, out *outcome, lives []life, busy error) {
+	shortest, longest := never, time.Duration(0)
+	for _, l := range lives {
+		shortest, longest = min(shortest, l.most()), max(longest, l.least())
+	}
+	checked := s.until(ctx, "servers up", func() error {
+		status, err := s.status(ctx)
+		if err != nil {
+			return err
+		}
+		for _, server := range status.Services[0].Servers {
+			if server.Health != "up" {
+				return fmt.Errorf("%s is %s", server.Name, server.Health)
+			}
+		}
+		return nil
+	})
+	out.prove("connections left without packets", float64(len(lives)), 5, "")
+	out.add(shortest >= lifetime, false, "the first of them is forgotten after", rounded(shortest), ">= "+rounded(lifetime))
+	out.within("the last of them is forgotten after", longest, mostLife)
+	out.holds("a connection with packets goes on", busy == nil, fmt.Sprint(busy))
+	out.holds("health checks go on, all servers are up", checked == nil, fmt.Sprint(checked))
+}
+
 // life is that of a connection that is left without packets. Its last packet came between opened and quiet, and tunlb knew it at known and not at gone.
 type life struct{ opened, quiet, known, gone time.Time }
 
@@ -175,9 +186,9 @@ func (l life) most() time.Duration  { return l.gone.Sub(l.opened) }
 func (l life) least() time.Duration { return l.known.Sub(l.quiet) }
 
 // watchLives opens connections one after the other for some time, leaves them without packets, and tells how long each was remembered; one
-// that is for longer than most is for ever. busy is why one that was spoken on all the time has ended.
-func (s *site) watchLives(ctx context.Context, during, most time.Duration) (lives []life, busy, err error) {
-	client := s.lab.NS("client")
+// that is for longer than mostLife is for ever. busy is why one that was spoken on all the time has ended.
+func (s *site) watchLives(ctx context.Context, during time.Duration) (lives []life, busy, err error) {
+	client, most := s.lab.NS("client"), s.opts.limit(mostLife)
 	spoken, err := hold(ctx, client, 1)
 	if err != nil {
 		return nil, nil, err

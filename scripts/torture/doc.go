@@ -9,5 +9,6 @@
 //
 // The networks are labnet's, of kernel namespaces; clients and servers are goroutines here (traffic.go, transfers.go), the
 // flood is a packet socket's (flood.go). It owns none of the product: what it knows of tunlb is its commands, its control socket
-// and its log (site.go). Nothing of the machine's own network, and no clock, is touched, and nothing is left behind.
+// and its log (site.go). Nothing of the machine's own network, and none of its clocks, is
+// touched, and nothing is left behind.
 package main

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tunlb/tunlb/labnet/netns"
+	"github.com/tunlb/tunlb/scripts/torture/wallclock"
 )
 
 // options are what the command line says.
@@ -58,6 +59,12 @@ func (o options) window(short, full time.Duration) time.Duration {
 }
 
 func main() {
+	if code, ran, err := wallclock.Main(); ran {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "torture:", err)
+		}
+		os.Exit(code)
+	}
 	o, chosen, list, err := parse(os.Args[1:])
 	switch {
 	case errors.Is(err, flag.ErrHelp):

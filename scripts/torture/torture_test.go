@@ -16,12 +16,19 @@ import (
 	"time"
 
 	"github.com/tunlb/tunlb/labnet/netns"
+	"github.com/tunlb/tunlb/scripts/torture/wallclock"
 )
 
 // programVariable names the folder of the tortured program.
 const programVariable = "TUNLB_TORTURE_PROGRAM"
 
 func TestMain(m *testing.M) {
+	if code, ran, err := wallclock.Main(); ran {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		os.Exit(code)
+	}
 	os.Exit(netns.Main(func() int {
 		dir, err := os.MkdirTemp("", "torture-test")
 		if err != nil {
@@ -146,6 +153,9 @@ func TestNegativeControls(t *testing.T) {
 		{"connections remembered for too long", func(ctx context.Context, o options) (*outcome, error) {
 			return uptime(ctx, o, onTUN, uptimeBroken{late: true})
 		}, []string{"the last of them is forgotten after"}},
+		{"wall clock that is not set", func(ctx context.Context, o options) (*outcome, error) {
+			return step(ctx, o, onTUN, stepBroken{unmoved: true})
+		}, []string{"settings of the clock that tunlb's events show"}},
 		{"kill -9 without a supervisor", func(ctx context.Context, o options) (*outcome, error) {
 			return kill9(ctx, o, onTUN, handoverBroken{alone: true})
 		}, []string{"transfers that finish with the right SHA-256"}},
