@@ -415,7 +415,7 @@ func TestBatch(t *testing.T) {
 		ring.rounds = append(ring.rounds, round)
 		l := r.e.lanes[0]
 		l.Port = ring
-		if err := newCrews(r.e.lanes[:1], 0)[0].run(); err != nil {
+		if err := newCrews(r.e.lanes[:1], 0, false)[0].run(); err != nil {
 			t.Fatal(err)
 		}
 		if len(out.frames) != n {

@@ -14,15 +14,15 @@ import (
 // answer. The thread is theirs alone: on a prototype of this loop Go's poller cost a third of the request rate.
 type crew struct {
 	lanes []*lane
-	poll  port.Poll // nil for a single lane, which waits by reading
+	poll  port.Poll // nil for a single lane that can only be read
 }
 
 // turn is how many frames a lane takes before the others of its crew have theirs.
 const turn = batchSize
 
 // newCrews distributes lanes among threads, if they can be waited for together. Half of the machine is for those that
-// are balanced, unless threads says how many.
-func newCrews(lanes []*lane, threads int) []*crew {
+// are balanced, unless threads says how many. spare is port.NewPoll's.
+func newCrews(lanes []*lane, threads int, spare bool) []*crew {
 	if threads <= 0 {
 		threads = max(1, runtime.NumCPU()/2)
 	}
@@ -35,28 +35,25 @@ func newCrews(lanes []*lane, threads int) []*crew {
 			c := crews[i%threads]
 			c.lanes = append(c.lanes, l)
 		}
-		if seated(crews) {
+		if seated(crews, spare) {
 			return crews
 		}
 	}
 	var single []*crew
 	for _, l := range lanes {
-		single = append(single, &crew{lanes: []*lane{l}})
+		single = append(single, &crew{lanes: []*lane{l}, poll: port.NewPoll([]port.Port{l.Port}, spare)})
 	}
 	return single
 }
 
 // seated is false if a crew's lanes can't be waited for together.
-func seated(crews []*crew) bool {
+func seated(crews []*crew, spare bool) bool {
 	for _, c := range crews {
-		if len(c.lanes) == 1 {
-			continue
-		}
 		var ports []port.Port
 		for _, l := range c.lanes {
 			ports = append(ports, l.Port)
 		}
-		if c.poll = port.NewPoll(ports); c.poll == nil {
+		if c.poll = port.NewPoll(ports, spare); c.poll == nil && len(ports) > 1 {
 			return false
 		}
 	}

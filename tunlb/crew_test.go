@@ -102,7 +102,7 @@ func TestCrew(t *testing.T) {
 func TestCrews(t *testing.T) {
 	r := newRig(t, []Attachment{{}, {}})
 	for _, c := range []struct{ threads, want int }{{1, 2}, {2, 2}, {9, 2}} { // recorders can't be waited for
-		if got := newCrews(r.e.lanes, c.threads); len(got) != c.want {
+		if got := newCrews(r.e.lanes, c.threads, false); len(got) != c.want {
 			t.Errorf("%d threads of %d lanes: %d", c.threads, len(r.e.lanes), len(got))
 		}
 	}

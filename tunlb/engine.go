@@ -79,6 +79,7 @@ type Options struct {
 	Attachments []Attachment
 	MaxFlows    int            // cap of the connection table
 	Threads     int            // that serve the ports, at most one each; 0: one for two processors
+	Spare       bool           // GOMAXPROCS has one for each of these threads alone, which they may keep while they wait for packets
 	Direct      Direct         // nil: directly routed servers are on the segments of Ethernet ports only
 	Fastpath    Fastpath       // nil: tunlb carries all connections itself
 	Keep        Keep           // nil: connections end with the engine
@@ -101,7 +102,8 @@ type Engine struct {
 	random   func(n int) int // seed's; guarded by mu
 	log      zerolog.Logger
 	lanes    []*lane
-	threads  int // Options'
+	threads  int  // Options'
+	spare    bool // likewise
 	segments []*segment
 	box      *box                         // its interfaces; nil if no port is one
 	hops     *hops                        // what waits for its next hop to these
@@ -164,7 +166,7 @@ func New(opts Options, cfg Config) (*Engine, error) {
 	if len(opts.Attachments) > maxPorts {
 		return nil, fmt.Errorf("engine: %d ports, at most %d are possible", len(opts.Attachments), maxPorts)
 	}
-	e := &Engine{now: opts.Now, threads: opts.Threads, ticks: opts.Ticks, log: opts.Log, direct: opts.Direct, limit: newICMPLimit(), related: newRelatedLimit(), shares: newShares(), journal: newJournal(), roster: policy.NewRoster()}
+	e := &Engine{now: opts.Now, threads: opts.Threads, spare: opts.Spare, ticks: opts.Ticks, log: opts.Log, direct: opts.Direct, limit: newICMPLimit(), related: newRelatedLimit(), shares: newShares(), journal: newJournal(), roster: policy.NewRoster()}
 	if e.now == nil {
 		e.now = keep.Clock()
 	}
@@ -322,7 +324,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer cancel()
 	failed := make(chan error, len(e.lanes))
 	var wg sync.WaitGroup
-	for _, c := range newCrews(e.lanes, e.threads) {
+	for _, c := range newCrews(e.lanes, e.threads, e.spare) {
 		wg.Go(func() {
 			if err := c.run(); err != nil {
 				failed <- err

@@ -78,7 +78,6 @@ func runCommand() *cli.Command {
 			if !c.Bool("keep-capabilities") {
 				dropCapabilities(d.capabilities(), log)
 			}
-			makeRoom(len(cfg.Ports))
 			err = errors.Join(d.serve(ctx, orders), endProfile())
 			var next *successor
 			if err == nil && c.Context.Err() == nil && errors.As(context.Cause(ctx), &next) {
@@ -144,9 +143,11 @@ func profileCPU(path string) (end func() error, err error) {
 
 // makeRoom lets Go run a thread more for each lane. A lane that has fallen asleep in a system call keeps its processor, as Go calls
 // it, until somebody takes it away, and has to find one when it wakes: with one each they do not wait for each
-// other (docs/performance.md). Whoever sets GOMAXPROCS has the last word.
-func makeRoom(lanes int) {
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + lanes)
+// other (docs/performance.md). Whoever sets GOMAXPROCS has the last word: then it is false.
+func makeRoom(lanes int) bool {
+	if os.Getenv("GOMAXPROCS") != "" {
+		return false
 	}
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + lanes)
+	return true
 }

@@ -48,6 +48,9 @@ func step(ctx context.Context, o options, w way, broken stepBroken) (_ *outcome,
 		return nil, err
 	}
 	each := pick(o, 2*time.Second, 5*time.Second)
+	if broken.unmoved {
+		each = 100 * time.Millisecond // what connections make of it is of no interest
+	}
 	shown := make(chan int, 1)
 	var failed error
 	go func() {

@@ -2,13 +2,19 @@ package port
 
 import (
 	"os"
+	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// NewPoll returns a Poll of these ports, nil if one of them is not waited for by a descriptor.
-func NewPoll(ports []Port) Poll {
-	p := &descriptors{}
+// spell is how long a thread that waits keeps its Go processor: less than the 10 ms after which Go looks what keeps it.
+const spell = 5 * time.Millisecond
+
+// NewPoll returns a Poll of these ports, nil if one of them is not waited for by a descriptor. With spare Go has a processor more
+// than others need, and the thread that waits keeps it for a moment: it is not missed.
+func NewPoll(ports []Port, spare bool) Poll {
+	p := &descriptors{spare: spare}
 	for _, port := range ports {
 		var raw *rawPort
 		switch port := port.(type) {
@@ -30,6 +36,8 @@ func NewPoll(ports []Port) Poll {
 type descriptors struct {
 	ports []*rawPort
 	fds   []unix.PollFd // perWait of each port
+	spare bool
+	left  unix.Timespec // of the spell; the kernel counts it down
 }
 
 // Wait implements Poll.
@@ -41,7 +49,7 @@ func (p *descriptors) Wait() error {
 		}
 	}
 	defer p.leave(len(p.ports))
-	if _, err := unix.Poll(p.fds, -1); err != nil && err != unix.EINTR {
+	if err := p.await(); err != nil && err != unix.EINTR {
 		return p.ports[0].wrap("wait for", err)
 	}
 	for i, port := range p.ports {
@@ -50,6 +58,27 @@ func (p *descriptors) Wait() error {
 		}
 	}
 	return nil
+}
+
+// await returns when one of the descriptors is ready, EINTR if somebody has sent a signal.
+//
+// A thread that sleeps in a system call has its Go processor taken away by another thread of the runtime's, which looks after
+// it every 20 us for as long as there are such threads, is woken for that by each of them that wakes, and needs the processors that the
+// packets need. So who has been busy a moment ago waits behind the runtime's back at first. Should that want its processor
+// for the collector, it sends a signal.
+func (p *descriptors) await() error {
+	if p.spare {
+		p.left = unix.NsecToTimespec(int64(spell))
+		n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p.fds[0])), uintptr(len(p.fds)), uintptr(unsafe.Pointer(&p.left)), 0, 0, 0)
+		switch {
+		case errno != 0:
+			return errno
+		case n > 0:
+			return nil
+		}
+	}
+	_, err := unix.Poll(p.fds, -1)
+	return err
 }
 
 // leave leaves the first n gates.

@@ -3,6 +3,7 @@ package port
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
 	"testing"
@@ -20,11 +21,11 @@ type pair struct {
 	poll Poll
 }
 
-func newPair(t testing.TB) *pair {
+func newPair(t testing.TB, spare bool) *pair {
 	t.Helper()
 	p := &pair{yard: newYard(t), far: newSpace(t)}
 	p.tun = p.far.open(t, TUNConfig{})
-	if p.poll = NewPoll([]Port{p.tun, p.Ring}); p.poll == nil {
+	if p.poll = NewPoll([]Port{p.tun, p.Ring}, spare); p.poll == nil {
 		t.Fatal("a TUN and a ring can't be waited for together")
 	}
 	return p
@@ -56,7 +57,12 @@ func (p *pair) try(seen func(from int, frame []byte)) error {
 
 // TestPoll: what comes to either ends the wait and is found there, and nothing else is.
 func TestPoll(t *testing.T) {
-	p := newPair(t)
+	for _, spare := range []bool{false, true} {
+		t.Run(fmt.Sprintf("spare %v", spare), func(t *testing.T) { testPoll(t, newPair(t, spare)) })
+	}
+}
+
+func testPoll(t *testing.T, p *pair) {
 	p.far.up(t, p.tun.Name(), 1)
 	c := p.far.listenUDP(t, "10.1.0.1:0")
 	for i := range 40 {
@@ -96,7 +102,7 @@ func TestPoll(t *testing.T) {
 
 // TestPollEnds: the wait ends with any of the ports, closed or deleted, whether it has begun or not.
 func TestPollEnds(t *testing.T) {
-	for i := range 4 {
+	for i := range 4 { // the last two times with a processor to spare
 		for name, c := range map[string]struct {
 			end  func(p *pair) error
 			want error
@@ -106,7 +112,7 @@ func TestPollEnds(t *testing.T) {
 			"TUN deleted":  {func(p *pair) error { return p.far.nl.LinkDel(p.far.link(t, p.tun.Name())) }, ErrGone},
 			"veth deleted": {func(p *pair) error { return p.lan.nl.LinkDel(p.lan.link(t, "p0")) }, ErrGone},
 		} {
-			p := newPair(t)
+			p := newPair(t, i >= 2)
 			started, ended := make(chan int), make(chan error, 1)
 			go func() {
 				runtime.LockOSThread()
@@ -139,12 +145,40 @@ func TestPollEnds(t *testing.T) {
 	}
 }
 
+// TestPollSpell: a thread that waits keeps its processor for a spell, and not from the collector and the others.
+func TestPollSpell(t *testing.T) {
+	p := newPair(t, true)
+	ended := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		for {
+			err := p.poll.Wait()
+			if err == nil {
+				err = p.try(func(int, []byte) {})
+			}
+			if err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // without one to spare
+	for range 100 {
+		p.send(t, numbered(1, 200))
+		runtime.GC()
+	}
+	must(t, p.Ring.Close())
+	if err := <-ended; err != os.ErrClosed {
+		t.Error(err)
+	}
+}
+
 // TestPollNeedsDescriptors: other ports are read by a goroutine each.
 func TestPollNeedsDescriptors(t *testing.T) {
 	a, b := Pipe("pipe", packet.LinkIP, 1500)
 	defer a.Close()
 	defer b.Close()
-	if NewPoll([]Port{a, b}) != nil {
+	if NewPoll([]Port{a, b}, false) != nil {
 		t.Error("pipes can't be polled")
 	}
 }

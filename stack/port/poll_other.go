@@ -3,4 +3,4 @@
 package port
 
 // NewPoll returns nil: here a port is only waited for by reading it.
-func NewPoll([]Port) Poll { return nil }
+func NewPoll([]Port, bool) Poll { return nil }
