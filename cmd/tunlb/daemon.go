@@ -147,7 +147,6 @@ func startDaemon(path, socket string, cfg *config.Config, store *fdstore.Store, 
 		return nil, err
 	}
 	d.checker = health.New(d.report)
-	d.checker.Set(d.targets(cfg))
 	return d, nil
 }
 
@@ -160,6 +159,7 @@ func (d *daemon) serve(ctx context.Context, orders orders) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
+	d.checker.Set(d.targets(d.cfg)) // not sooner: what it executes has no capabilities now
 	if err := d.watchBox(ctx, &wg); err != nil {
 		return err
 	}
@@ -178,11 +178,14 @@ func (d *daemon) serve(ctx context.Context, orders orders) error {
 	if err := d.fast.takeOver(); err != nil {
 		return err
 	}
-	d.log.Info().Str("control", d.listener.Addr().String()).Msg(d.balancing())
+	d.mu.Lock()
+	state := d.balancing() // somebody may have changed it by now
+	d.mu.Unlock()
+	d.log.Info().Str("control", d.listener.Addr().String()).Msg(state)
 	if d.flows != nil {
 		d.flows.Proven()
 	}
-	d.manager.ready(d.balancing())
+	d.manager.ready(state)
 	go d.manager.keepAlive(ctx, d.engine.Beat) // not waited for: it hangs if the engine does
 	context.AfterFunc(ctx, func() {
 		wg.Wait()
@@ -195,7 +198,7 @@ func (d *daemon) serve(ctx context.Context, orders orders) error {
 	return err
 }
 
-// balancing says what it does.
+// balancing says what it does. It is called with the lock.
 func (d *daemon) balancing() string {
 	return fmt.Sprintf("balancing %s over %s", count(len(d.cfg.Services), "service"), count(len(d.cfg.Ports), "port"))
 }

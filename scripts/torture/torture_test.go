@@ -296,7 +296,7 @@ func TestParse(t *testing.T) {
 		args string
 		want int // cases, -1 an error
 	}{
-		{"", len(faults)}, {"-only synflood", 2}, {"-only kill9-tap,clock", 3}, {"-only nothing", -1}, {"-time 1ms", -1}, {"-short -record x", -1}, {"-record /none", -1}, {"word", -1},
+		{"", len(faults)}, {"-only synflood", 2}, {"-only kill9-tap,clock", 4}, {"-only nothing", -1}, {"-time 1ms", -1}, {"-short -record x", -1}, {"-record /none", -1}, {"word", -1},
 	} {
 		_, chosen, _, err := parse(strings.Fields(c.args))
 		if err != nil != (c.want < 0) || err == nil && len(chosen) != c.want {
