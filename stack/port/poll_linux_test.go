@@ -55,6 +55,19 @@ func (p *pair) try(seen func(from int, frame []byte)) error {
 	}
 }
 
+// serve waits and reads until a port ends, and returns why.
+func (p *pair) serve() error {
+	for {
+		err := p.poll.Wait()
+		if err == nil {
+			err = p.try(func(int, []byte) {})
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
 // TestPoll: what comes to either ends the wait and is found there, and nothing else is.
 func TestPoll(t *testing.T) {
 	for _, spare := range []bool{false, true} {
@@ -117,16 +130,7 @@ func TestPollEnds(t *testing.T) {
 			go func() {
 				runtime.LockOSThread()
 				started <- unix.Gettid()
-				for {
-					err := p.poll.Wait()
-					if err == nil {
-						err = p.try(func(int, []byte) {})
-					}
-					if err != nil {
-						ended <- err
-						return
-					}
-				}
+				ended <- p.serve()
 			}()
 			tid := <-started
 			if i%2 == 0 { // the other times the end meets Wait wherever it is
@@ -151,16 +155,7 @@ func TestPollSpell(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		for {
-			err := p.poll.Wait()
-			if err == nil {
-				err = p.try(func(int, []byte) {})
-			}
-			if err != nil {
-				ended <- err
-				return
-			}
-		}
+		ended <- p.serve()
 	}()
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // without one to spare
 	for range 100 {
