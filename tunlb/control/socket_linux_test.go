@@ -5,6 +5,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -44,4 +46,31 @@ func TestFullBacklog(t *testing.T) {
 	if _, err := os.Lstat(path); err != nil {
 		t.Errorf("its socket is gone: %v", err)
 	}
+}
+
+// TestListenTogether: each socket has its mode, and what else is made meanwhile has its own.
+func TestListenTogether(t *testing.T) {
+	dir := t.TempDir()
+	var all sync.WaitGroup
+	for i := range 100 {
+		all.Go(func() {
+			path := filepath.Join(dir, strconv.Itoa(i))
+			l, err := listenUnix(path, 0o660)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer l.Close()
+			program := path + ".sh"
+			if err := os.WriteFile(program, nil, 0o700); err != nil {
+				t.Error(err)
+			}
+			for path, want := range map[string]os.FileMode{path: 0o660, program: 0o700} {
+				if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
+					t.Errorf("%s: %v, %v, want %v", path, info.Mode(), err, want)
+				}
+			}
+		})
+	}
+	all.Wait()
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -27,14 +26,6 @@ func namespaceID() string {
 		return strconv.FormatUint(uint64(st.Ino), 10)
 	}
 	return "0"
-}
-
-// listenUnix sets the umask for the moment in which the socket is made: a chmod afterwards would
-// leave it open to others for an instant.
-func listenUnix(path string, mode fs.FileMode) (net.Listener, error) {
-	old := syscall.Umask(int(^mode.Perm() & 0o777))
-	defer syscall.Umask(old)
-	return net.Listen("unix", path)
 }
 
 // trusted wants a folder of sockets in which nobody can be taken for the daemon: root's or our own and nobody else's to write, or one that root has
